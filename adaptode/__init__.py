@@ -1,0 +1,72 @@
+"""adaptode: an ODE solver and neural-ODE trainer you can read, every gradient derived by hand."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public names and where they live; nothing is imported before it is asked for.
+_PUBLIC = {
+    "solve": "solver",
+    "Run": "solution",
+    "Status": "solution",
+    "StepLog": "solution",
+    "Controller": "control",
+    "Tableau": "tableau",
+    "TSIT5": "tableau",
+    "DOPRI5": "tableau",
+    "DOPRI5_SHAMPINE": "tableau",
+    "BS32": "tableau",
+    "RK4": "tableau",
+    "EULER": "tableau",
+    "MLP": "fields",
+    "Field": "fields",
+    "CompiledField": "fields",
+    "PythonField": "fields",
+    "Gradient": "adjoint",
+    "LocalError": "regularize",
+    "JacobianNorm": "regularize",
+    "ConditionNumber": "regularize",
+    "Objective": "training.objective",
+    "LinearHead": "training.heads",
+    "Adam": "training.optimizers",
+    "SGD": "training.optimizers",
+    "fit": "training.fit",
+    "NeuralODEClassifier": "models.classifier",
+    "Constant": "schedules",
+    "Linear": "schedules",
+    "Exponential": "schedules",
+    "Cosine": "schedules",
+    "InverseDecay": "schedules",
+    "AdaptodeError": "errors",
+    "InputError": "errors",
+    "SolveError": "errors",
+    "FieldError": "errors",
+    "MissingDerivativeError": "errors",
+    "SingularJacobianError": "errors",
+    "NonFiniteLossError": "errors",
+    "CheckpointError": "errors",
+    "DataError": "errors",
+}
+_MODULES = ("adjoint", "checks", "datasets", "experiments", "fields", "models", "regularize", "schedules", "training")
+__all__ = ["__version__", *_PUBLIC, *_MODULES]
+
+if TYPE_CHECKING:
+    from .solver import solve as solve
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module 'adaptode' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,236 @@
+"""The discrete adjoint: the exact gradient of the numbers that were computed, on the grid that was accepted.
+
+The solve is a chain of steps y_{n+1} = Φ(t_n, h_n, y_n; θ) with (t_n, h_n) data: no gradient flows through the controller or the first-step
+rule. With λ_m = 0, for n = m − 1 … 0 and the step's transpose Φᵀ of `adaptode.step`:
+
+    λ_{n+1} += cotangents of outputs at t_{n+1};   outputs inside the step: K̄_i += h w_i(θ) ȳ, λ_n += ȳ
+    λ_n, K̄₁, θ̄ += Φᵀ(λ_{n+1}, K̄, q̄_n, S̄_n)
+
+With FSAL, K₁ of a step is K_s of the one before: its cotangent is carried there, and its stage is evaluated once. Stages are recomputed from the
+states, a forward evaluation each, unless the run kept them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._jit import call_socket, dual, kernel, specialize
+from ..dense import dense_weights, locate
+from ..errors import InputError
+from ..fields.mlp_kernels import mlp_linearize, mlp_pullback
+from ..fields.protocol import Array, Bound
+from ..fields.user import socket_linearize, socket_pullback, socket_signatures
+from ..norms import scaled_rms
+from ..solution import Run
+from ..step import add, bound_linearize, bound_pullback, combine, combine_vjp, finish_vjp, is_zero, linearized_stages, pullback, stages_vjp
+
+
+class Gradient(NamedTuple):
+    """Cotangents of a solve's inputs.
+
+    y0 (B, n), theta (P,); t0, t1: None, the ends of the span are not differentiated by this adjoint
+    evaluations: forward evaluations and pullbacks that it took
+    """
+
+    y0: Array
+    theta: Array
+    t0: float | None
+    t1: float | None
+    evaluations: int
+
+
+class Grid(NamedTuple):
+    """The accepted steps: times (m + 1,), states (m + 1, N), stages (m, s, N), or none of these (0, s, N)."""
+
+    t: Array
+    states: Array
+    stages: Array
+
+
+class Cotangents(NamedTuple):
+    """What comes in, in the order of time: outputs by step index and fraction θ of the step, (k, N); q̄ and S̄ of every step, (m,)."""
+
+    step: Array
+    fraction: Array
+    output: Array
+    error: Array
+    stiffness: Array
+
+
+class Scratch(NamedTuple):
+    """Buffers of one step: Y, K, K_bar (s, N), kept (s, R), Y_pair_bar (2, N), and (N,) err, err_bar, y0_bar, Y_bar."""
+
+    Y: Array
+    K: Array
+    K_bar: Array
+    kept: Array
+    Y_pair_bar: Array
+    err: Array
+    err_bar: Array
+    y0_bar: Array
+    Y_bar: Array
+
+
+@dual
+def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar):
+    """Walks the steps home: y_bar (N,) becomes λ₀, theta_bar (P,) is added to; returns evaluations and pullbacks made."""
+    Y, K, K_bar, kept, Y_pair_bar, err, err_bar, y0_bar, Y_bar = scratch
+    s = tab.b.size
+    steps = grid.t.size - 1
+    last_output = cotangents.step.size - 1
+    calls = 0
+    K_bar[:] = 0.0
+    y_bar[:] = 0.0
+    for n in range(steps - 1, -1, -1):
+        t, h = grid.t[n], grid.t[n + 1] - grid.t[n]
+        y0, y1 = grid.states[n], grid.states[n + 1]
+        y0_bar[:] = 0.0
+        err_bar[:] = 0.0
+        Y_pair_bar[:] = 0.0
+        while last_output >= 0 and cotangents.step[last_output] == n:
+            bar = cotangents.output[last_output]
+            if cotangents.fraction[last_output] == 1.0:
+                add(bar, y_bar)
+            else:
+                combine_vjp(h, dense_weights(tab, cotangents.fraction[last_output]), s, bar, K_bar)
+                add(bar, y0_bar)
+            last_output -= 1
+        q_bar, stiffness_bar = cotangents.error[n], cotangents.stiffness[n]
+        opened = q_bar != 0.0 or stiffness_bar != 0.0
+
+        # FSAL: the next step's first stage is this step's last; the very last stage of all is needed only if something depends on it
+        stop = s
+        if tab.fsal:
+            Y[s - 1] = y1
+            if n < steps - 1 or not (opened or not is_zero(K_bar[s - 1])):
+                stop = s - 1
+        if grid.stages.shape[0] > 0:
+            K[:] = grid.stages[n]
+        calls += linearized_stages(theta, tab, t, h, y0, 0, stop, Y, K, kept, grid.stages.shape[0] > 0)
+
+        q = 0.0
+        if opened:
+            err[:] = 0.0
+            combine(err, h, tab.e, K, s, err)
+            q = scaled_rms(err, y0, y1, atol, rtol)
+        finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y_bar, q_bar, stiffness_bar, err_bar, y0_bar, K_bar, Y_pair_bar)
+        calls += stages_vjp(theta, tab, t, h, Y, kept, 1, Y_pair_bar, Y_bar, y0_bar, K_bar, theta_bar)
+        if tab.fsal and n > 0:
+            K_bar[s - 1] = K_bar[0]
+            K[s - 1] = K[0]
+            kept[s - 1] = kept[0]
+        else:
+            if not is_zero(K_bar[0]):
+                pullback(t, y0, theta, kept[0], K_bar[0], y0_bar, theta_bar)
+                calls += 1
+            K_bar[s - 1] = 0.0
+        K_bar[: s - 1] = 0.0
+        y_bar[:] = y0_bar
+    return calls
+
+
+_sweep_mlp = specialize(sweep, compiled=True, linearize=mlp_linearize, pullback=mlp_pullback)
+_sweep_compiled = specialize(sweep, compiled=True, linearize=socket_linearize, pullback=socket_pullback)
+_sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pullback=bound_pullback)
+
+
+@kernel
+def _sweep_socket(value, vjp, theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar):
+    return _sweep_compiled((value, vjp, theta), tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar)
+
+
+def _enter(bound: Bound, *arguments: Any) -> int:
+    """`sweep` by the copy that serves the field."""
+    if bound.kind == "mlp":
+        return _sweep_mlp(bound.pack, *arguments)
+    if bound.kind == "python":
+        return _sweep_python(bound, *arguments)
+    return call_socket(_sweep_socket, (bound.value, bound.vjp), socket_signatures(bound.pack.dtype), bound.pack, *arguments)
+
+
+def discrete(
+    run: Run,
+    y_bar: ArrayLike | None = None,
+    *,
+    jumps: Iterable[tuple[float, ArrayLike]] = (),
+    error_bar: ArrayLike | None = None,
+    stiffness_bar: ArrayLike | None = None,
+) -> Gradient:
+    """Exact gradient of what a run computed, its grid held fixed, by its hand-derived transpose.
+
+    run            of `solve`, successful, with its states kept
+    y_bar          cotangents of run.y1 (B, n), or of run.y (k, B, n)
+    jumps          (t, (B, n)) pairs: cotangents of the dense output at any times in the span
+    error_bar      (m,) cotangents of the scaled errors of the m accepted steps, run.accepted("error")
+    stiffness_bar  (m,) cotangents of their stiffness estimates
+
+    Cost: with s stages, about s − 1 evaluations and s − 1 pullbacks a step with FSAL; memory one state a step and the stages of one.
+    Undefined points: where a scaled error is 0, or the stage pair coincides, that step's estimate has gradient 0; see `norms.scaled_rms`.
+    SolveError for a run that failed, InputError for cotangents of a wrong shape.
+    """
+    run.require_success()
+    states = run.require_states("the discrete adjoint")
+    steps, batch, n = run.grid.size - 1, *states.shape[1:]
+    dtype, size = states.dtype, batch * n
+    outputs = _outputs(run, y_bar, jumps)
+    tab = run.method.coefficients(dtype)
+    if stiffness_bar is not None and tab.pair_i < 0:
+        raise InputError(f"{run.method.name} has no stiffness estimate to differentiate")
+    per_step = [_per_step(name, bar, steps) for name, bar in (("error_bar", error_bar), ("stiffness_bar", stiffness_bar))]
+    bar, theta_bar = np.zeros(size, dtype), np.zeros(run.field.n_params, dtype)
+    if steps == 0:  # a span of length zero: every output is y0
+        return Gradient(sum((b for _, b in outputs), bar).reshape(batch, n), theta_bar, None, None, 0)
+
+    times = np.array([t for t, _ in outputs])
+    step = locate(run, times)
+    order = np.argsort(step, kind="stable")
+    width = np.diff(run.grid)
+    cotangents = Cotangents(
+        step[order],
+        ((times - run.grid[step]) / width[step])[order],
+        np.array([outputs[i][1] for i in order], dtype=dtype).reshape(-1, size),
+        *per_step,
+    )
+    bound = run.field.bind(run.theta, batch, dtype)
+    s = tab.b.size
+    scratch = Scratch(
+        *(np.empty((s, size), dtype) for _ in range(3)),
+        np.empty((s, bound.kept), dtype),
+        np.empty((2, size), dtype),
+        *(np.empty(size, dtype) for _ in range(4)),
+    )
+    stages = run.stages if run.stages is not None else np.empty((0, s, size), dtype)
+    grid = Grid(run.grid, states.reshape(-1, size), stages)
+    calls = _enter(bound, tab, grid, run.atol, run.rtol, cotangents, scratch, bar, theta_bar)
+    return Gradient(bar.reshape(batch, n), theta_bar, None, None, int(calls))
+
+
+def _outputs(run: Run, y_bar: ArrayLike | None, jumps: Iterable[tuple[float, ArrayLike]]) -> list[tuple[float, Array]]:
+    """Every cotangent of a state with its time, flat."""
+    shape = run.require_states("the discrete adjoint").shape[1:]
+    pairs: list[tuple[float, Any]] = [(float(t), np.asarray(bar)) for t, bar in jumps]
+    if y_bar is not None:
+        y_bar = np.asarray(y_bar)
+        if y_bar.shape == shape:
+            pairs.append((run.tspan[1], y_bar))
+        elif y_bar.shape == run.y.shape:
+            pairs.extend(zip(run.t, y_bar, strict=True))
+        else:
+            raise InputError(f"y_bar must have the shape of run.y1, {shape}, or of run.y, {run.y.shape}; got {y_bar.shape}")
+    for t, bar in pairs:
+        if bar.shape != shape:
+            raise InputError(f"the cotangent at t = {t:g} must have shape {shape}; got {bar.shape}")
+    return [(t, np.ascontiguousarray(bar).ravel()) for t, bar in pairs]
+
+
+def _per_step(name: str, bar: ArrayLike | None, steps: int) -> Array:
+    if bar is None:
+        return np.zeros(steps)
+    bar = np.array(bar, dtype=np.float64)
+    if bar.shape != (steps,):
+        raise InputError(f"{name} must have one entry an accepted step, shape ({steps},); got {bar.shape}")
+    return bar

@@ -1,0 +1,73 @@
+"""Checks of a solve's arguments: each returns what it checked in the form the loop takes, or raises InputError naming what to mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .errors import InputError
+
+
+def check_span(tspan: Any) -> tuple[float, float]:
+    """(t0, t1) as finite floats."""
+    try:
+        t0, t1 = (float(t) for t in tspan)
+    except (TypeError, ValueError):
+        raise InputError(f"tspan must be two numbers (t0, t1); got {tspan!r}") from None
+    if not (np.isfinite(t0) and np.isfinite(t1)):
+        raise InputError(f"tspan must be finite; got ({t0}, {t1})")
+    return t0, t1
+
+
+def check_saveat(saveat: ArrayLike | None, t0: float, t1: float) -> np.ndarray:
+    """Output times as a float64 array, monotone from t0 to t1."""
+    if saveat is None:
+        return np.array([t1])
+    try:
+        times = np.array(saveat, dtype=np.float64, ndmin=1)
+    except (TypeError, ValueError):
+        raise InputError(f"saveat must be an array of times; got {saveat!r}") from None
+    direction = 1.0 if t1 >= t0 else -1.0
+    if times.ndim != 1 or not np.isfinite(times).all():
+        raise InputError("saveat must be a one-dimensional array of finite times")
+    steps = direction * np.diff(times)
+    if (steps < 0).any():
+        i = int(np.argmax(steps < 0))
+        raise InputError(f"saveat must run from t0 = {t0:g} towards t1 = {t1:g}; saveat[{i + 1}] = {times[i + 1]:g} comes after {times[i]:g}")
+    outside = (direction * (times - t0) < 0) | (direction * (times - t1) > 0)
+    if outside.any():
+        raise InputError(f"saveat must lie in tspan ({t0:g}, {t1:g}); got {times[outside][0]:g}")
+    return times
+
+
+def check_tolerances(rtol: ArrayLike, atol: ArrayLike, n: int, batch: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(atol, rtol), each of one element or of B n."""
+    checked = []
+    for name, value in (("atol", atol), ("rtol", rtol)):
+        try:
+            array = np.array(value, dtype=np.float64, ndmin=1)
+        except (TypeError, ValueError):
+            raise InputError(f"{name} must be a number or an array of numbers; got {value!r}") from None
+        if array.shape not in ((1,), (n,)):
+            raise InputError(f"{name} must be a number or have shape ({n},); got shape {array.shape}")
+        if not (np.isfinite(array).all() and (array >= 0).all()):
+            raise InputError(f"{name} must be finite and not negative; got {value!r}")
+        checked.append(array)
+    a, r = np.broadcast_arrays(*checked)
+    smallest = 10 * float(np.finfo(dtype).eps)
+    if ((a == 0) & (r < smallest)).any():
+        raise InputError(
+            f"where atol is 0, rtol must be at least {smallest:.1e}, ten times the precision of {np.dtype(dtype).name}; got rtol={rtol!r}"
+        )
+    return tuple(np.repeat(a[None], batch, 0).ravel() if a.size == n > 1 else a for a in checked)  # type: ignore[return-value]
+
+
+def check_finite(y0: np.ndarray, theta: np.ndarray) -> None:
+    """InputError naming the first entry of y0 or theta that is NaN or inf."""
+    for name, array in (("y0", y0), ("theta", theta)):
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            index = ", ".join(map(str, bad[0]))
+            raise InputError(f"{name}[{index}] is {array[tuple(bad[0])]}; {name} must be finite")

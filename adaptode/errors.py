@@ -1,0 +1,50 @@
+"""Named errors. Each message says what is wrong, where, and what to try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AdaptodeError(Exception):
+    """Base of every error that adaptode raises on purpose."""
+
+
+class InputError(AdaptodeError, ValueError):
+    """An argument has a wrong shape, type or value."""
+
+
+class SolveError(AdaptodeError, RuntimeError):
+    """A solve that had to succeed did not; `.run` holds what was computed."""
+
+    def __init__(self, message: str, run: Any = None) -> None:
+        super().__init__(message)
+        self.run = run
+
+
+class FieldError(AdaptodeError, RuntimeError):
+    """A vector field returned something that is not a vector field's answer."""
+
+
+class MissingDerivativeError(FieldError, NotImplementedError):
+    """A field lacks, or does not smoothly have, a derivative that was asked for."""
+
+
+class SingularJacobianError(AdaptodeError, ArithmeticError):
+    """A Jacobian whose condition number is asked for is singular."""
+
+
+class NonFiniteLossError(AdaptodeError, FloatingPointError):
+    """Training met a NaN or infinite loss or gradient; `.step` says when, `.result` holds the last good state."""
+
+    def __init__(self, message: str, step: int | None = None, result: Any = None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.result = result
+
+
+class CheckpointError(AdaptodeError, RuntimeError):
+    """A checkpoint is missing, damaged, or belongs to another model."""
+
+
+class DataError(AdaptodeError, ValueError):
+    """A data file is missing, damaged, or not what its name says."""

@@ -1,0 +1,88 @@
+"""Many independent trainings on all cores, compiled once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..errors import InputError
+from ..fields import MLP
+from ..regularize import ConditionNumber, JacobianNorm, LocalError
+from ..training.heads import LinearHead
+from ..training.objective import Objective
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def run_all(
+    work: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    n_jobs: int = -1,
+    describe: Callable[[Result], str] | None = None,
+) -> list[Result]:
+    """`[work(task) for task in tasks]` on `n_jobs` processes (-1: one a core), each with one BLAS thread.
+
+    `describe(result)` becomes a line on stderr as each result arrives. An exception in one task ends all of them.
+    """
+    results = []
+    for result in _results(work, tasks, n_jobs):
+        results.append(result)
+        if describe is not None:
+            print(describe(result), file=sys.stderr, flush=True)
+    return results
+
+
+def _results(work: Callable[[Task], Result], tasks: Iterable[Task], n_jobs: int) -> Iterator[Result]:
+    if n_jobs == 1:
+        with one_blas_thread():
+            yield from map(work, tasks)
+        return
+    joblib = _require("joblib")
+    # Thread pools that spin against each other cost more than they give: one thread a process.
+    with joblib.parallel_config("loky", n_jobs=n_jobs, inner_max_num_threads=1):
+        yield from joblib.Parallel(return_as="generator")(joblib.delayed(work)(task) for task in tasks)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Small matrices do not repay a second BLAS thread; timings with one thread compare rows fairly."""
+    with _require("threadpoolctl").threadpool_limits(1):
+        yield
+
+
+def _require(package: str) -> Any:
+    """joblib or threadpoolctl, which scikit-learn brings."""
+    from importlib import import_module
+
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise InputError("the experiments need scikit-learn: pip install 'adaptode[ml]'") from error
+
+
+def warm_up(dtypes: Iterable[str] = ("float64", "float32")) -> None:
+    """Compile every kernel of a training by one tiny step in each dtype; kept on disk, other processes only load."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((8, 2)), np.arange(8) % 2
+    penalties = (
+        LocalError(1.0, sampling="unbiased"),
+        LocalError(1.0, sampling="biased"),
+        JacobianNorm("frobenius", 1.0),
+        JacobianNorm("spectral", 1.0),
+        ConditionNumber(1.0),
+    )
+    for dtype in dtypes:
+        for time, controller in (("none", "torchdiffeq"), ("every", None)):
+            objective = Objective(
+                MLP((2, 4, 2), time=time), loss="binary_cross_entropy", head=LinearHead(2, 1), method="Dopri5",
+                controller=controller, rtol=1e-3, atol=1e-3, penalties=penalties, dtype=dtype,
+            )  # fmt: skip
+            params = objective.init(rng)
+            objective.value_and_grad(params, X.astype(dtype), y, rng=rng, step=0)
+            objective.predict(params, X.astype(dtype))

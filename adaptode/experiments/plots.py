@@ -1,0 +1,201 @@
+"""The experiments' pictures. Each function draws on `ax` (its own figure by default) and returns the Axes.
+
+A row has the same colour and marker in every figure: Okabe and Ito's palette, which colour-blind readers tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROW_STYLE: dict[str, tuple[str, str, str]] = {  # name -> label, colour, marker
+    "none": ("none", "#4d4d4d", "o"),
+    "frobenius": ("Frobenius norm", "#e69f00", "s"),
+    "spectral": ("spectral norm", "#d55e00", "D"),
+    "condition": ("condition number", "#009e73", "^"),
+    "local-unbiased": ("local error, unbiased", "#0072b2", "v"),
+    "local-biased": ("local error, biased", "#cc79a7", "P"),
+}
+CLASS_COLORS = ("#0072b2", "#d55e00")
+REJECTED = "#d55e00"
+
+_STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#808080",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise InputError("figures need matplotlib: pip install 'adaptode[plot]'") from error
+    return plt
+
+
+def figure(
+    n_rows: int = 1, n_columns: int = 1, size: tuple[float, float] = (6.4, 4.0), **options: Any
+) -> tuple[Figure, Any]:
+    """A figure in the house's style and its Axes: one, or an array of them."""
+    plt = _pyplot()
+    with plt.rc_context(_STYLE):
+        return plt.subplots(n_rows, n_columns, figsize=size, **options)
+
+
+def save(fig: Figure, path: Path) -> str:
+    """Write a PNG and close the figure; its file name."""
+    plt = _pyplot()
+    with plt.rc_context(_STYLE):
+        fig.savefig(path)
+    plt.close(fig)
+    return path.name
+
+
+def _axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
+    return figure(size=size)[1] if ax is None else ax
+
+
+def flow(
+    grid: tuple[NDArray, NDArray],
+    probability: NDArray,
+    paths: NDArray,
+    labels: NDArray,
+    *,
+    ax: Axes | None = None,
+    title: str = "",
+) -> Axes:
+    """The plane coloured by what the model says of an input there, its boundary, and trajectories from t0 to t1.
+
+    grid : x (nx,), y (ny,); probability (ny, nx) of class 1; paths (k, B, 2), paths[0] the inputs; labels (B,) of 0, 1
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    ax = _axes(ax, (5.0, 4.4))
+    shades = LinearSegmentedColormap.from_list("classes", ["#b9d3e8", "#ffffff", "#f3cdb4"])
+    ax.contourf(*grid, probability, levels=np.linspace(0, 1, 21), cmap=shades, vmin=0, vmax=1)
+    ax.contour(*grid, probability, levels=[0.5], colors="#222222", linewidths=1.4)
+    for label, color in enumerate(CLASS_COLORS):
+        own = paths[:, labels == label]
+        ax.plot(own[:, :, 0], own[:, :, 1], color=color, lw=0.7, alpha=0.45)
+        ax.scatter(own[0, :, 0], own[0, :, 1], s=9, color=color, linewidths=0, zorder=3)
+        ax.scatter(own[-1, :, 0], own[-1, :, 1], s=16, facecolor="white", edgecolor=color, linewidths=0.9, zorder=3)
+    ax.set(xlim=(grid[0][0], grid[0][-1]), ylim=(grid[1][0], grid[1][-1]), title=title)
+    ax.grid(False)
+    return ax
+
+
+def step_sizes(
+    t: NDArray,
+    h: NDArray,
+    accepted: NDArray,
+    *,
+    t1: float | None = None,
+    ax: Axes | None = None,
+    color: str = "#4d4d4d",
+    title: str = "",
+) -> Axes:
+    """Every attempt of a solve as a bar from t to t + h, h high; rejected attempts as dashed outlines with a cross.
+
+    t, h, accepted : (k,) one row an attempt, as in `run.steps`; t1: where the solve was told to end
+    """
+    ax = _axes(ax)
+    accepted = np.asarray(accepted, bool)
+    rejected = ~accepted
+    look = {"color": color, "alpha": 0.55, "edgecolor": "white", "linewidth": 1.2}
+    ax.bar(t[accepted], h[accepted], h[accepted], align="edge", **look)
+    if rejected.any():
+        ax.bar(t[rejected], h[rejected], h[rejected], align="edge", fill=False, edgecolor=REJECTED, ls="--", lw=1.1)
+        middle, label = t[rejected] + h[rejected] / 2, f"rejected ({rejected.sum()})"
+        ax.plot(middle, h[rejected], "x", color=REJECTED, ms=8, mew=2, label=label, clip_on=False)
+        ax.legend(loc="upper left")
+    if t1 is not None:
+        ax.axvline(t1, color="#808080", lw=1, ls=":")
+    ax.set(xlabel="t", ylabel="step size h", title=title, ylim=(0, None))
+    return ax
+
+
+def noise_curves(stds: NDArray, accuracy: Mapping[str, NDArray], *, ax: Axes | None = None) -> Axes:
+    """Accuracy against the noise's standard deviation, (seeds, k) a row: mean, and a band of one standard deviation."""
+    ax = _axes(ax)
+    for name, values in accuracy.items():
+        label, color, marker = ROW_STYLE[name]
+        mean, spread = np.mean(values, axis=0), np.std(values, axis=0)
+        ax.fill_between(stds, mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)
+        ax.plot(stds, mean, color=color, marker=marker, ms=5, lw=1.8, label=label)
+    ax.set(xlabel="standard deviation of the Gaussian input noise", ylabel="test accuracy")
+    ax.legend()
+    return ax
+
+
+def distance_boxes(distance: Mapping[str, NDArray], *, ax: Axes | None = None) -> Axes:
+    """Box plot of each row's distances to the decision boundary: quartiles, whiskers to 5 and 95 %, mean as a dot."""
+    ax = _axes(ax, (6.4, 3.6))
+    names = list(distance)[::-1]
+    boxes = ax.boxplot(
+        [distance[name] for name in names], orientation="horizontal", whis=(5, 95), showfliers=False, showmeans=True,
+        patch_artist=True, widths=0.62, medianprops={"color": "#222222", "linewidth": 1.6},
+        meanprops={"marker": "o", "markerfacecolor": "white", "markeredgecolor": "#222222", "markersize": 5},
+    )  # fmt: skip
+    for name, box in zip(names, boxes["boxes"], strict=True):
+        box.set(facecolor=ROW_STYLE[name][1], alpha=0.6, edgecolor="#4d4d4d")
+    ax.set_yticks(range(1, len(names) + 1), [ROW_STYLE[name][0] for name in names])
+    ax.set(xlabel="distance to the decision boundary", xlim=(0, None))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def sweep_curves(points: Sequence[Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
+    """Accuracy against NFE as the weight λ of each penalty grows; each dot is the mean over seeds, labelled with its λ.
+
+    points : {"name", "weight", "nfe": {"mean"}, "accuracy": {"mean"}}, those of one name in the order of λ
+    """
+    ax = _axes(ax, (7.2, 4.6))
+    for name in dict.fromkeys(point["name"] for point in points):
+        label, color, marker = ROW_STYLE[name]
+        own = [point for point in points if point["name"] == name]
+        nfe = [point["nfe"]["mean"] for point in own]
+        accuracy = [point["accuracy"]["mean"] for point in own]
+        ax.plot(nfe, accuracy, color=color, marker=marker, ms=6, lw=1.3, label=label)
+        if len(own) > 1:
+            for point in (own[0], own[-1]):
+                ax.annotate(
+                    f"{point['weight']:g}", (point["nfe"]["mean"], point["accuracy"]["mean"]),
+                    textcoords="offset points", xytext=(5, 4), fontsize=8, color=color,
+                )  # fmt: skip
+    ax.set(xlabel="NFE", ylabel="test accuracy")
+    ax.legend()
+    return ax
+
+
+def history_curves(
+    histories: Mapping[str, Mapping[str, NDArray]], column: str, ylabel: str, *, ax: Axes | None = None
+) -> Axes:
+    """A column of the training history of each row against the step."""
+    ax = _axes(ax)
+    for name, history in histories.items():
+        label, color, _ = ROW_STYLE[name]
+        ax.plot(history["step"], history[column], color=color, lw=1.5, label=label)
+    ax.set(xlabel="training step", ylabel=ylabel)
+    ax.legend()
+    return ax

@@ -1,0 +1,156 @@
+"""The multilayer perceptron as a vector field, every derivative derived by hand in `mlp_kernels`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..activations import CODES, SMOOTH, activation_code
+from ..errors import InputError, MissingDerivativeError
+from . import mlp_kernels as kernels
+from .protocol import Array, Bound, Field
+
+_TIME_MODES = {"none": kernels.TIME_NONE, "first": kernels.TIME_FIRST, "every": kernels.TIME_EVERY}
+_GAINS = {"glorot_uniform": (6.0, 1.0, 1.0), "glorot_normal": (2.0, 1.0, 1.0), "he_normal": (2.0, 1.0, 0.0), "lecun_normal": (1.0, 1.0, 0.0)}
+
+
+class MLP(Field):
+    """f(t, y; θ): a multilayer perceptron from n to n components, analytic in every derivative.
+
+    x₀ = p(y),   x_l = σ(x_{l−1} W_l + b_l + t v_l)  for l < L,   f = o(x_{L−1} W_L + b_L + t v_L)
+
+    sizes          (n, hidden widths …, n)
+    activation     σ of the hidden layers: identity, tanh, sigmoid, softplus, sine, gelu, cube, relu
+    time           the layers that see t: "none", "first" or "every"; v_l exists only there
+    outer          o, an activation after the last layer ("identity": none)
+    preactivation  p, an activation before the first ("identity": none; "cube" gives the spiral's y³)
+
+    Parameters are one flat (P,) vector, layer after layer W (in, out), v (out) where the layer sees the time, b (out); `views` names the parts.
+    relu has no second derivative: `bilinear_vjp`, and so every Jacobian penalty, raises MissingDerivativeError for it.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: str = "tanh",
+        time: str = "none",
+        outer: str = "identity",
+        preactivation: str = "identity",
+    ) -> None:
+        sizes = tuple(sizes)
+        if len(sizes) < 2 or not all(isinstance(s, (int, np.integer)) and s > 0 for s in sizes) or sizes[0] != sizes[-1]:
+            raise InputError(f"sizes must be positive integers (n, hidden widths..., n), its ends equal; got {sizes}")
+        if time not in _TIME_MODES:
+            raise InputError(f"time must be one of {', '.join(map(repr, _TIME_MODES))}; got {time!r}")
+        self.sizes = tuple(int(s) for s in sizes)
+        self.activation, self.time, self.outer, self.preactivation = activation, time, outer, preactivation
+        codes = [activation_code(name) for name in (preactivation, activation, outer)]
+        self.meta = np.array([len(sizes) - 1, _TIME_MODES[time], *codes, *self.sizes], dtype=np.int64)
+        self.n = self.sizes[0]
+        self.name = f"MLP{self.sizes}"
+        self._layout: list[tuple[str, int, tuple[int, ...]]] = []
+        position = 0
+        for layer, (rows, columns) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
+            parts = [("W", (rows, columns)), ("b", (columns,))]
+            if time == "every" or (time == "first" and layer == 0):
+                parts.insert(1, ("v", (columns,)))
+            for letter, shape in parts:
+                self._layout.append((f"{letter}{layer + 1}", position, shape))
+                position += int(np.prod(shape))
+        self.n_params = position
+
+    def __repr__(self) -> str:
+        extras = [f"{k}={getattr(self, k)!r}" for k in ("outer", "preactivation") if getattr(self, k) != "identity"]
+        return f"MLP({', '.join([repr(self.sizes), f'activation={self.activation!r}', f'time={self.time!r}', *extras])})"
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this field, for JSON."""
+        return {
+            "sizes": list(self.sizes),
+            "activation": self.activation,
+            "time": self.time,
+            "outer": self.outer,
+            "preactivation": self.preactivation,
+        }
+
+    def views(self, theta: Array) -> dict[str, Array]:
+        """The parts of a flat parameter vector by name, W1, v1, b1, W2, …: views, so writing to one writes to theta."""
+        theta = np.asarray(theta)
+        if theta.shape != (self.n_params,):
+            raise InputError(f"theta must have shape ({self.n_params},) for {self!r}; got {theta.shape}")
+        return {name: theta[start : start + int(np.prod(shape))].reshape(shape) for name, start, shape in self._layout}
+
+    def init(
+        self, rng: np.random.Generator | int | None = None, scheme: str = "glorot_uniform", *, scale: float = 1.0, dtype: Any = np.float64
+    ) -> Array:
+        """Initial parameters (P,): weights at random, b and v zero.
+
+        With fan-in m and fan-out k, W is
+        glorot_uniform  U(−a, a), a = sqrt(6/(m + k))      [GB10]         glorot_normal  N(0, 2/(m + k))     [GB10]
+        he_normal       N(0, 2/m)                          [He15]         lecun_normal   N(0, 1/m)           [LeC98]
+        zeros           0
+        times `scale`. A layer that sees the time counts it as an input.
+        """
+        if scheme != "zeros" and scheme not in _GAINS:
+            raise InputError(f"unknown initialisation {scheme!r}; known: {', '.join([*_GAINS, 'zeros'])}")
+        rng = np.random.default_rng(rng)
+        theta = np.zeros(self.n_params, dtype)
+        views = self.views(theta)
+        for name, W in views.items():
+            if name[0] != "W" or scheme == "zeros":
+                continue
+            fan_in, fan_out = W.shape[0] + (f"v{name[1:]}" in views), W.shape[1]
+            gain, by_in, by_out = _GAINS[scheme]
+            spread = scale * np.sqrt(gain / (by_in * fan_in + by_out * fan_out))
+            W[...] = rng.uniform(-spread, spread, W.shape) if scheme == "glorot_uniform" else spread * rng.standard_normal(W.shape)
+        return theta
+
+    def bind(self, theta: Array, batch: int, dtype: Any) -> Bound:
+        widest = max(self.sizes)
+        largest = max(a * b for a, b in zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        work = np.empty(3 * batch * widest + max(largest, widest), dtype)
+        theta = np.ascontiguousarray(theta, dtype=dtype)
+        kept = batch * (
+            (2 * self.n if self.preactivation != "identity" else 0) + 2 * sum(self.sizes[1:-1]) + (self.n if self.outer != "identity" else 0)
+        )
+        pack = (theta, self.meta, work)
+        return Bound("mlp", kernels.mlp_value, kernels.mlp_linearize, kernels.mlp_pullback, pack, kept)
+
+    def jvp(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
+        y, theta = self.check(y, theta)
+        return self._pushforward(t, y, theta, self._like(y_dot, y, "y_dot").reshape(y.shape[0], 1, self.n))[:, 0]
+
+    def jacobian(self, t: float, y: Array, theta: Array) -> Array:
+        y, theta = self.check(y, theta)
+        columns = np.broadcast_to(np.eye(self.n, dtype=y.dtype), (y.shape[0], self.n, self.n))
+        return np.ascontiguousarray(self._pushforward(t, y, theta, columns).transpose(0, 2, 1))
+
+    def _pushforward(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
+        """J applied to (B, M, n) tangents."""
+        bound = self.bind(theta, y.shape[0], y.dtype)
+        value, kept, out = np.empty_like(y), np.empty(bound.kept, y.dtype), np.empty(y_dot.shape, y.dtype)
+        bound.linearize(float(t), y.ravel(), bound.pack, value.ravel(), kept)
+        kernels.mlp_pushforward(bound.pack, y.shape[0], kept, y_dot.shape[1], np.ascontiguousarray(y_dot).ravel(), out.ravel())
+        return out
+
+    def bilinear_vjp(self, t: float, y: Array, theta: Array, u: Array, w: Array) -> tuple[Array, Array]:
+        self.require_smooth("bilinear_vjp")
+        y, theta = self.check(y, theta)
+        u, w = (np.ascontiguousarray(x, dtype=y.dtype) for x in (u, w))
+        if u.shape != w.shape or u.shape not in (y.shape, (y.shape[0], u.shape[1], self.n)):
+            raise InputError(f"u and w must both have shape {y.shape} or ({y.shape[0]}, M, {self.n}); got {u.shape} and {w.shape}")
+        bound = self.bind(theta, y.shape[0], y.dtype)
+        y_bar, theta_bar = np.zeros_like(y), np.zeros(self.n_params, y.dtype)
+        directions = u.shape[1] if u.ndim == 3 else 1
+        kernels.mlp_bilinear(float(t), y.ravel(), bound.pack, directions, u.ravel(), w.ravel(), y_bar.ravel(), theta_bar)
+        return y_bar, theta_bar
+
+    def require_smooth(self, what: str) -> None:
+        """MissingDerivativeError unless every activation has a second derivative."""
+        rough = sorted({self.activation, self.outer, self.preactivation} - SMOOTH)
+        if rough:
+            known = ", ".join(name for name in CODES if name in SMOOTH)
+            raise MissingDerivativeError(f"{what} of {self!r} needs second derivatives, which {rough[0]} has not; use one of {known}")

@@ -1,0 +1,102 @@
+"""What the solver, the adjoints and the penalties ask of a field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, MissingDerivativeError
+
+Array = NDArray[Any]
+
+
+class Bound(NamedTuple):
+    """A field with its parameters, a batch size and a dtype, ready to be stepped: the functions of `adaptode.step`, on flat arrays.
+
+    kind      "mlp", "socket" (compiled by the user) or "python": which copy of the loop serves it
+    pack      what `value`, `linearize` and `pullback` take in the place of theta
+    kept      numbers that `linearize` keeps a call
+    vjp       the user's compiled vjp where kind is "socket"
+    """
+
+    kind: str
+    value: Callable[..., None]
+    linearize: Callable[..., None]
+    pullback: Callable[..., None]
+    pack: Any
+    kept: int
+    vjp: Any = None
+
+
+class Field:
+    """A vector field on states of `n` components with `n_params` parameters.
+
+    Batches are (B, n) arrays, parameters one flat (P,) vector. Subclasses give `bind` and whichever derivatives they have; the others raise
+    MissingDerivativeError with the field's name.
+    """
+
+    n: int
+    n_params: int
+    name: str = "field"
+
+    def bind(self, theta: Array, batch: int, dtype: Any) -> Bound:
+        """The field's functions for one batch size; buffers inside belong to this one use."""
+        raise NotImplementedError
+
+    def value(self, t: float, y: Array, theta: Array) -> Array:
+        """f(t, y; θ), shape (B, n)."""
+        y, bound = self._bound(y, theta)
+        out = np.empty_like(y)
+        bound.value(float(t), y.ravel(), bound.pack, out.ravel())
+        return out
+
+    def vjp(self, t: float, y: Array, theta: Array, w: Array) -> tuple[Array, Array]:
+        """(∂f/∂y)ᵀ w of shape (B, n) and (∂f/∂θ)ᵀ w of shape (P,), for cotangents w (B, n)."""
+        y, bound = self._bound(y, theta)
+        w = self._like(w, y, "w")
+        out, kept = np.empty_like(y), np.empty(bound.kept, y.dtype)
+        y_bar, theta_bar = np.zeros_like(y), np.zeros(self.n_params, y.dtype)
+        bound.linearize(float(t), y.ravel(), bound.pack, out.ravel(), kept)
+        bound.pullback(float(t), y.ravel(), bound.pack, kept, w.ravel(), y_bar.ravel(), theta_bar)
+        return y_bar, theta_bar
+
+    def jvp(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
+        """(∂f/∂y) ẏ, shape (B, n)."""
+        raise self._missing("jvp")
+
+    def jacobian(self, t: float, y: Array, theta: Array) -> Array:
+        """J[b, i, j] = ∂f_i/∂y_j at sample b, shape (B, n, n)."""
+        raise self._missing("jacobian")
+
+    def bilinear_vjp(self, t: float, y: Array, theta: Array, u: Array, w: Array) -> tuple[Array, Array]:
+        """Gradient of Σ_b Σ_m ⟨w_bm, J_b u_bm⟩ with u and w held: y_bar (B, n) and theta_bar (P,); u and w are (B, n) or (B, M, n)."""
+        raise self._missing("bilinear_vjp")
+
+    def _missing(self, what: str) -> MissingDerivativeError:
+        return MissingDerivativeError(f"{self.name} has no `{what}`; give it one, or use a field that has (adaptode.MLP has all)")
+
+    def _bound(self, y: Array, theta: Array) -> tuple[Array, Bound]:
+        y, theta = self.check(y, theta)
+        return y, self.bind(theta, y.shape[0], y.dtype)
+
+    def _like(self, x: Array, y: Array, name: str) -> Array:
+        x = np.ascontiguousarray(x, dtype=y.dtype)
+        if x.shape != y.shape:
+            raise InputError(f"{name} must have the shape of y, {y.shape}; got {x.shape}")
+        return x
+
+    def check(self, y: Array, theta: Array) -> tuple[Array, Array]:
+        """y as a C-contiguous (B, n) and theta as a (P,) array of one float dtype; InputError names what does not fit."""
+        y, theta = np.asarray(y), np.asarray(theta)
+        dtype = np.float32 if y.dtype == np.float32 and theta.dtype in (np.float32, np.float64) else np.float64
+        for name, value in (("y", y), ("theta", theta)):
+            if not (np.issubdtype(value.dtype, np.number) or value.dtype == bool) or np.iscomplexobj(value):
+                raise InputError(f"{name} must be real numbers; got dtype {value.dtype}")
+        if y.ndim != 2 or y.shape[1] != self.n or y.shape[0] == 0:
+            raise InputError(f"y must have shape (batch, {self.n}) with batch >= 1; got {y.shape}")
+        if theta.shape != (self.n_params,):
+            raise InputError(f"theta must have shape ({self.n_params},) for {self.name}; got {theta.shape}")
+        return np.ascontiguousarray(y, dtype=dtype), np.ascontiguousarray(theta, dtype=dtype)

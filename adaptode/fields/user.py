@@ -1,0 +1,170 @@
+"""Fields given by the user: plain NumPy functions, or functions compiled with numba.njit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._jit import JIT_DISABLED, is_compiled, kernel, socket
+from ..errors import FieldError, InputError
+from .protocol import Array, Bound, Field
+
+
+class PythonField(Field):
+    """f(t, y, theta) -> (B, n) in NumPy, with as many derivatives as are given.
+
+    value        f(t, y, theta) -> (B, n)
+    vjp          (t, y, theta, w) -> (y_bar (B, n), theta_bar (P,)); needed by every adjoint
+    jvp          (t, y, theta, y_dot) -> (B, n)
+    jacobian     (t, y, theta) -> (B, n, n); bilinear_vjp (t, y, theta, u, w) -> (y_bar, theta_bar); needed by Jacobian penalties
+
+    The functions get read-only views, and what they return is copied. An exception raised in one passes through unchanged.
+    FieldError when one returns something of another shape.
+    """
+
+    def __init__(
+        self,
+        value: Callable[..., Any],
+        n: int,
+        n_params: int = 0,
+        *,
+        vjp: Callable[..., Any] | None = None,
+        jvp: Callable[..., Any] | None = None,
+        jacobian: Callable[..., Any] | None = None,
+        bilinear_vjp: Callable[..., Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        _check_counts(n, n_params)
+        self.n, self.n_params = int(n), int(n_params)
+        self.name = name or getattr(value, "__name__", "field")
+        self._functions = {"value": value, "vjp": vjp, "jvp": jvp, "jacobian": jacobian, "bilinear_vjp": bilinear_vjp}
+
+    def __repr__(self) -> str:
+        return f"PythonField({self.name}, n={self.n}, n_params={self.n_params})"
+
+    def bind(self, theta: Array, batch: int, dtype: Any) -> Bound:
+        shape = (batch, self.n)
+        theta = np.array(theta, dtype=dtype)
+        theta.flags.writeable = False
+
+        def view(x: Array) -> Array:
+            x = x.reshape(shape)
+            x.flags.writeable = False
+            return x
+
+        def value(t: float, y: Array, theta: Array, out: Array) -> None:
+            out[:] = self._answer("value", (t, view(y), theta), (shape,))[0].ravel()
+
+        def vjp(t: float, y: Array, theta: Array, w: Array, y_bar: Array, theta_bar: Array) -> None:
+            y_part, theta_part = self._answer("vjp", (t, view(y), theta, view(w)), (shape, (self.n_params,)))
+            y_bar += y_part.ravel()
+            theta_bar += theta_part
+
+        return _user_bound("python", value, vjp, theta)
+
+    def jvp(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
+        y, theta = self.check(y, theta)
+        return self._answer("jvp", (t, y, theta, self._like(y_dot, y, "y_dot")), (y.shape,))[0]
+
+    def jacobian(self, t: float, y: Array, theta: Array) -> Array:
+        y, theta = self.check(y, theta)
+        return self._answer("jacobian", (t, y, theta), ((*y.shape, self.n),))[0]
+
+    def bilinear_vjp(self, t: float, y: Array, theta: Array, u: Array, w: Array) -> tuple[Array, Array]:
+        y, theta = self.check(y, theta)
+        y_bar, theta_bar = self._answer("bilinear_vjp", (t, y, theta, u, w), (y.shape, theta.shape))
+        return y_bar, theta_bar
+
+    def _answer(self, which: str, arguments: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> tuple[Array, ...]:
+        function = self._functions[which]
+        if function is None:
+            raise self._missing(which)
+        answer = function(*arguments)
+        parts = (answer,) if len(shapes) == 1 else answer
+        try:
+            arrays = tuple(np.asarray(part, dtype=np.float64) for part in parts)
+        except (TypeError, ValueError):
+            arrays = ()
+        if tuple(a.shape for a in arrays) != shapes:
+            got = type(answer).__name__ if not arrays else ", ".join(str(a.shape) for a in arrays)
+            raise FieldError(f"`{which}` of field {self.name} must return shape {', '.join(map(str, shapes))}; got {got}")
+        return arrays
+
+
+def _user_bound(kind: str, value: Any, vjp: Any, theta: Array) -> Bound:
+    """A user's field keeps nothing for its transpose."""
+
+    def linearize(t: float, y: Array, theta: Array, out: Array, kept: Array) -> None:
+        if out.size:
+            value(t, y, theta, out)
+
+    def pullback(t: float, y: Array, theta: Array, kept: Array, w: Array, y_bar: Array, theta_bar: Array) -> None:
+        vjp(t, y, theta, w, y_bar, theta_bar)
+
+    return Bound(kind, value, linearize, pullback, theta, 0, vjp)
+
+
+def socket_signatures(dtype: Any) -> tuple[str, str]:
+    """Numba's types of a compiled value's and a compiled vjp's arguments."""
+    array = "f8[::1]" if dtype == np.float64 else "f4[::1]"
+    return f"f8, {array}, {array}, {array}", f"f8, {array}, {array}, {array}, {array}, {array}"
+
+
+@kernel
+def socket_value(t, y, pack, out):
+    """A compiled field's value behind its function pointer; pack is (value, theta)."""
+    pack[0](t, y, pack[1], out)
+
+
+@kernel
+def socket_linearize(t, y, pack, out, kept):
+    """The same where pack is (value, vjp, theta); with an empty out there is nothing to do."""
+    if out.size:
+        pack[0](t, y, pack[2], out)
+
+
+@kernel
+def socket_pullback(t, y, pack, kept, w, y_bar, theta_bar):
+    """A compiled field's transpose where pack is (value, vjp, theta)."""
+    pack[1](t, y, pack[2], w, y_bar, theta_bar)
+
+
+class CompiledField(Field):
+    """f compiled with numba.njit: value(t, y, theta, out) fills out; vjp(t, y, theta, w, y_bar, theta_bar) adds to y_bar and theta_bar.
+
+    All arrays are flat and C-contiguous; a batch (B, n) arrives as its (B·n,) view. The loop that calls them is compiled once for all such
+    fields and kept on disk: a new field costs only its own compilation.
+    """
+
+    def __init__(self, value: Any, n: int, n_params: int = 0, *, vjp: Any = None, name: str | None = None) -> None:
+        _check_counts(n, n_params)
+        for role, function in (("value", value), ("vjp", vjp)):
+            if function is not None and not is_compiled(function) and not JIT_DISABLED:
+                raise InputError(f"CompiledField needs a {role} made by numba.njit; for a plain Python function use PythonField")
+        self.n, self.n_params = int(n), int(n_params)
+        self.name = name or getattr(value, "__name__", "field")
+        self._value, self._vjp = value, vjp
+
+    def __repr__(self) -> str:
+        return f"CompiledField({self.name}, n={self.n}, n_params={self.n_params})"
+
+    def bind(self, theta: Array, batch: int, dtype: Any) -> Bound:
+        theta = np.array(theta, dtype=dtype)
+        value, vjp = self._value, self._vjp or self._no_vjp
+        if JIT_DISABLED:
+            return _user_bound("python", value, vjp, theta)
+        signatures = socket_signatures(dtype)
+        socket(value, signatures[0], "value")
+        if self._vjp is not None:
+            socket(vjp, signatures[1], "vjp")
+        return _user_bound("socket", value, vjp, theta)
+
+    def _no_vjp(self, *arguments: Any) -> None:
+        raise self._missing("vjp")
+
+
+def _check_counts(n: int, n_params: int) -> None:
+    if not (isinstance(n, (int, np.integer)) and n > 0 and isinstance(n_params, (int, np.integer)) and n_params >= 0):
+        raise InputError(f"a field needs n >= 1 components and n_params >= 0 parameters; got n={n!r}, n_params={n_params!r}")

@@ -1,0 +1,99 @@
+"""Scaled norms of a local error, and their cotangents.
+
+`atol` and `rtol` are arrays of one element, or of one element a component (flat, like the state).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ._jit import inline, kernel
+
+
+@inline
+def _step(tolerance):
+    return 0 if tolerance.size == 1 else 1
+
+
+@kernel
+def scaled_rms(err, y0, y1, atol, rtol):
+    """RMS of a local error in units of the tolerance.
+
+    q = sqrt( (1/N) Σᵢ (errᵢ / sᵢ)² ),   sᵢ = atolᵢ + rtolᵢ max(|y0ᵢ|, |y1ᵢ|)          [HNW93, II.4 (4.11)]
+
+    err, y0, y1 : (N,) float      units of y
+    atol, rtol  : (1,) or (N,)    atol in units of y, rtol dimensionless
+    returns q   : float           dimensionless; q <= 1 accepts; a NaN or inf anywhere in err, y0 or y1 gives NaN or inf, which rejects
+
+    Not differentiable where |y0ᵢ| = |y1ᵢ|; `scaled_rms_vjp` takes the y0 branch there, and returns 0 at q = 0.
+    """
+    da, dr = _step(atol), _step(rtol)
+    n = err.size
+    # Four running sums: an order fixed in the source that still fills the floating-point pipeline.
+    s0 = s1 = s2 = s3 = 0.0
+    m = n - n % 4
+    for i in range(0, m, 4):
+        a = _ratio(err, y0, y1, atol, rtol, da, dr, i)
+        b = _ratio(err, y0, y1, atol, rtol, da, dr, i + 1)
+        c = _ratio(err, y0, y1, atol, rtol, da, dr, i + 2)
+        d = _ratio(err, y0, y1, atol, rtol, da, dr, i + 3)
+        s0 += a * a
+        s1 += b * b
+        s2 += c * c
+        s3 += d * d
+    for i in range(m, n):
+        a = _ratio(err, y0, y1, atol, rtol, da, dr, i)
+        s0 += a * a
+    return math.sqrt(((s0 + s1) + (s2 + s3)) / n) if n else 0.0
+
+
+@inline
+def _ratio(err, y0, y1, atol, rtol, da, dr, i):
+    a, b = abs(np.float64(y0[i])), abs(np.float64(y1[i]))
+    larger = a if a >= b else b
+    # an infinite scale must not hide an overflow: inf − inf is NaN
+    return np.float64(err[i]) / (atol[i * da] + rtol[i * dr] * larger) + (b - b)
+
+
+@kernel
+def scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar):
+    """Adds the cotangents of `scaled_rms`.
+
+    with rᵢ = errᵢ/sᵢ :   ēᵢ += q̄ rᵢ / (N q sᵢ),     s̄ᵢ = −q̄ rᵢ² / (N q sᵢ),     ȳ{0,1}ᵢ += s̄ᵢ rtolᵢ sign(y{0,1}ᵢ) on the larger branch
+
+    All zero at q = 0, where the norm has a minimum and no derivative.
+    """
+    n = err.size
+    if q == 0.0 or q_bar == 0.0:
+        return
+    da, dr = _step(atol), _step(rtol)
+    c = q_bar / (n * q)
+    for i in range(n):
+        a, b = abs(np.float64(y0[i])), abs(np.float64(y1[i]))
+        s = atol[i * da] + rtol[i * dr] * (a if a >= b else b)
+        r = np.float64(err[i]) / s
+        err_bar[i] += c * r / s
+        s_bar = -c * r * r / s * rtol[i * dr]
+        if a >= b:
+            y0_bar[i] += s_bar * np.sign(y0[i])
+        else:
+            y1_bar[i] += s_bar * np.sign(y1[i])
+
+
+@kernel
+def rms_difference(a, b):
+    """sqrt( (1/N) Σᵢ (aᵢ − bᵢ)² ) of two flat arrays."""
+    s0 = s1 = 0.0
+    n = a.size
+    m = n - n % 2
+    for i in range(0, m, 2):
+        d = np.float64(a[i]) - np.float64(b[i])
+        e = np.float64(a[i + 1]) - np.float64(b[i + 1])
+        s0 += d * d
+        s1 += e * e
+    if m < n:
+        d = np.float64(a[m]) - np.float64(b[m])
+        s0 += d * d
+    return math.sqrt((s0 + s1) / n) if n else 0.0

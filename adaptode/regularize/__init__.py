@@ -1,0 +1,7 @@
+"""Penalties that make a learned flow easy to integrate, or well conditioned; each is one keyword, and they add up."""
+
+from .base import Penalty, Term
+from .jacobian import ConditionNumber, JacobianNorm
+from .local_error import LocalError
+
+__all__ = ["ConditionNumber", "JacobianNorm", "LocalError", "Penalty", "Term"]

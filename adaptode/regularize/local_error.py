@@ -1,0 +1,155 @@
+"""Local regularization: the solver's own error estimate at one random time of the solve.                                          [Pal23]
+
+    r = q(t_r, u_r) |h|                with one step of the method from u_r = y(t_r), q its scaled error   ("error")
+    r = S(t_r, u_r)                    its stiffness estimate                                              ("stiffness")
+
+θ̄ += the transpose of that one step (equations (4)–(7) of `adaptode.step`) with q̄ = |h|, then, unless k₁ is detached, of k₁ = f(t_r, u_r);
+unless the state is detached, ȳ at t_r is a jump for the adjoint in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..control import first_step
+from ..dense import locate
+from ..errors import InputError
+from ..fields.protocol import Array, Bound, Field
+from ..norms import scaled_rms
+from ..schedules import Schedule
+from ..solution import Run
+from ..step import bound_linearized_stages, bound_stages_vjp, finish, finish_vjp
+from ..tableau import Tableau
+from .base import Penalty, Pulled, Term, one_of
+
+
+class LocalError(Penalty):
+    """E·|h| or the stiffness estimate of one step at a random time: λ r.                                                    [Pal23]
+
+    weight    λ, a number or a schedule of the training step
+    sampling  "unbiased": t_r uniform on the span; "biased": uniform on the accepted times between the ends, so that hard stretches are drawn more often
+              (t₀ where the solve took a single step)
+    estimate  "error": q |h|, in units of time;  "stiffness": S, dimensionless
+    step      "solver": h is the accepted step that contains t_r, cut at the end of the span; "initial": the published choice, Hairer's first-step rule at
+              (t_r, u_r), 1 evaluation more. In float64 at tight tolerances "initial" gives a much smaller h and, as q ~ h⁵, a penalty near 0
+    detach    what is held fixed in the gradient, any of "state" (u_r) and "k1". Default ("state",): the gradient is exact in θ for the given u_r and h.
+              The published code also holds k₁ fixed: detach=("state", "k1"); the estimate lives on Σ e_i = 0, and a frozen k₁ breaks that cancellation. h is
+              never differentiated.
+
+    Where q is 0, the gradient is 0. Cost: s evaluations and s pullbacks a training step.
+    """
+
+    def __init__(
+        self,
+        weight: float | Schedule,
+        sampling: str = "unbiased",
+        *,
+        estimate: str = "error",
+        step: str = "solver",
+        detach: Iterable[str] = ("state",),
+    ) -> None:
+        super().__init__(weight)
+        self.sampling = one_of("sampling", sampling, ("unbiased", "biased"))
+        self.estimate = one_of("estimate", estimate, ("error", "stiffness"))
+        self.step = one_of("step", step, ("solver", "initial"))
+        self.detach = tuple(one_of("each of detach", d, ("state", "k1")) for d in ([detach] if isinstance(detach, str) else detach))
+        self.name = f"local_{estimate}"
+
+    def config(self) -> dict[str, Any]:
+        return {
+            **super().config(),
+            "sampling": self.sampling,
+            "estimate": self.estimate,
+            "step": self.step,
+            "detach": list(self.detach),
+        }
+
+    def check(self, field: Field, method: Tableau) -> None:
+        if self.estimate == "error" and not method.adaptive:
+            raise InputError(f"LocalError needs an error estimate, which {method.name} has not; use Tsit5, Dopri5 or BS32")
+        if self.estimate == "stiffness" and method.stiffness_pair is None:
+            raise InputError(f'LocalError(estimate="stiffness") needs a stiffness estimate, which {method.name} has not; use Tsit5 or Dopri5')
+
+    def times(self, tspan: tuple[float, float], variate: float) -> tuple[float, ...]:
+        return (tspan[0] + variate * (tspan[1] - tspan[0]),) if self.sampling == "unbiased" else ()
+
+    def evaluate(self, run: Run, variate: float) -> Term:
+        t, u = self._sample(run, variate)
+        bound = run.field.bind(run.theta, u.shape[0], u.dtype)
+        h, evaluations = self._step_size(run, bound, t, u)
+        if h == 0.0:
+            return Term(0.0, evaluations, lambda bar: Pulled(np.zeros_like(run.theta), [], 0))
+        local = _OneStep(run, bound, t, h, u)
+        by_error = self.estimate == "error"
+        value = local.q * abs(h) if by_error else local.stiffness
+
+        def pull(bar: float) -> Pulled:
+            theta_bar, u_bar, calls = local.vjp(bar * abs(h) if by_error else 0.0, 0.0 if by_error else bar, "k1" not in self.detach)
+            return Pulled(theta_bar, [] if "state" in self.detach else [(t, u_bar)], calls)
+
+        return Term(float(value), evaluations + run.method.b.size, pull)
+
+    def _sample(self, run: Run, variate: float) -> tuple[float, Array]:
+        """(t_r, u_r)."""
+        if self.sampling == "biased":
+            states = run.require_states("biased sampling")
+            inner = run.grid.size - 2
+            i = 1 + min(int(variate * inner), inner - 1) if inner > 0 else 0
+            return float(run.grid[i]), states[i]
+        (t,) = self.times(run.tspan, variate)
+        saved = np.flatnonzero(run.t == t)
+        return t, run.y[saved[0]] if saved.size else run.sol(t)
+
+    def _step_size(self, run: Run, bound: Bound, t: float, u: Array) -> tuple[float, int]:
+        """Signed h and the evaluations it cost."""
+        left = run.tspan[1] - t
+        if self.step == "solver":
+            i = int(locate(run, t))
+            if i + 2 < run.grid.size and run.grid[i + 1] == t:  # a step belongs to the time it starts from
+                i += 1
+            h = run.grid[i + 1] - run.grid[i]
+            return float(h if abs(h) < abs(left) else left), 0
+        if left == 0.0:
+            return 0.0, 0
+        y, f0, f1 = u.ravel(), np.empty(u.size, u.dtype), np.empty(u.size, u.dtype)
+        bound.value(t, y, bound.pack, f0)
+
+        def d2_at(h0: float) -> float:
+            h = float(np.copysign(h0, left))
+            bound.value(t + h, y + y.dtype.type(h) * f0, bound.pack, f1)
+            return scaled_rms(f1 - f0, y, y, run.atol, run.rtol)
+
+        d0, d1 = (scaled_rms(x, y, y, run.atol, run.rtol) for x in (y, f0))
+        return float(np.copysign(first_step(d0, d1, d2_at, run.method.error_order, abs(left)), left)), 2
+
+
+class _OneStep:
+    """One step of a run's method from (t, u), linearized, with its transpose."""
+
+    def __init__(self, run: Run, bound: Bound, t: float, h: float, u: Array) -> None:
+        self.run, self.bound, self.t, self.h, self.shape = run, bound, t, h, u.shape
+        self.tab = tab = run.method.coefficients(u.dtype)
+        s, size = tab.b.size, u.size
+        self.u, self.u1, self.err = u.ravel(), np.empty(size, u.dtype), np.empty(size, u.dtype)
+        self.Y, self.K, self.kept = np.empty((s, size), u.dtype), np.empty((s, size), u.dtype), np.empty((s, bound.kept), u.dtype)
+        bound_linearized_stages(bound, tab, t, h, self.u, 0, s, self.Y, self.K, self.kept, False)
+        self.q, self.stiffness = finish(tab, h, self.u, self.K, self.Y, run.atol, run.rtol, self.u1, self.err)
+
+    def vjp(self, q_bar: float, stiffness_bar: float, through_k1: bool) -> tuple[Array, Array, int]:
+        """(θ̄, ū, pullbacks) of q̄ q + S̄ S."""
+        tab, dtype, size = self.tab, self.u.dtype, self.u.size
+        K_bar, pair_bar = np.zeros_like(self.K), np.zeros((2, size), dtype)
+        u_bar, u1_bar, err_bar, scratch = (np.zeros(size, dtype) for _ in range(4))
+        theta_bar = np.zeros(self.run.field.n_params, dtype)
+        run, bound = self.run, self.bound
+        finish_vjp(
+            tab, self.h, self.u, self.u1, self.K, self.Y, self.err, run.atol, run.rtol, self.q, u1_bar, q_bar, stiffness_bar, err_bar, u_bar, K_bar, pair_bar
+        )
+        calls = bound_stages_vjp(bound, tab, self.t, self.h, self.Y, self.kept, 1, pair_bar, scratch, u_bar, K_bar, theta_bar)
+        if through_k1:
+            bound.pullback(self.t, self.u, bound.pack, self.kept[0], K_bar[0], u_bar, theta_bar)
+            calls += 1
+        return theta_bar, u_bar.reshape(self.shape), calls

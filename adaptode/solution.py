@@ -1,0 +1,166 @@
+"""What a solve leaves behind: status, log of attempts, run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import InputError, SolveError
+
+if TYPE_CHECKING:
+    from .fields.protocol import Array, Field
+    from .tableau import Tableau
+
+
+class Status(IntEnum):
+    """How a solve ended; 0 and above are successes, as in SciPy."""
+
+    SUCCESS = 0
+    STEP_TOO_SMALL = -1
+    MAX_STEPS = -2
+    NONFINITE = -3
+    RUNNING = 100
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One row an attempt, in the order in which they were made.
+
+    t          (A,) time at the start of the attempt
+    h          (A,) signed step
+    error      (A,) scaled error q; q <= 1 accepts (NaN: something was not finite; 0 for fixed-step methods)
+    stiffness  (A,) stiffness estimate S, near 1 on the border of stability; NaN where the method has none
+    accepted   (A,) bool
+    """
+
+    t: Array
+    h: Array
+    error: Array
+    stiffness: Array
+    accepted: Array
+
+    def __len__(self) -> int:
+        return self.t.size
+
+    def __str__(self) -> str:
+        """A table, its middle left out where it is long."""
+        rows = list(range(len(self)))
+        if len(rows) > 12:
+            rows = [*rows[:6], -1, *rows[-5:]]
+        lines = ["  attempt           t            h     error  stiffness"]
+        for i in rows:
+            if i < 0:
+                lines.append("      ...")
+                continue
+            mark = "" if self.accepted[i] else "  rejected"
+            lines.append(f"  {i:7d} {self.t[i]:11.6g} {self.h[i]:12.5g} {self.error[i]:9.3g} {self.stiffness[i]:10.3g}{mark}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A solved batch.
+
+    t (k,)            output times: `saveat`, or the end alone            y (k, B, n)    the states there
+    y1 (B, n)         the state at the end of the span
+    steps             the log of every attempt
+    grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
+    nfev              evaluations of the field                            status, message, success
+    """
+
+    t: Array
+    y: Array
+    steps: StepLog
+    grid: Array
+    nfev: int
+    status: Status
+    message: str
+    field: Field
+    theta: Array
+    tspan: tuple[float, float]
+    method: Tableau
+    atol: Array
+    rtol: Array
+    end: Array
+    states: Array | None
+    stages: Array | None
+
+    @property
+    def success(self) -> bool:
+        """True when the end of the span was reached."""
+        return self.status >= 0
+
+    @property
+    def y1(self) -> Array:
+        """The state (B, n) at the end of the span; SolveError when it was not reached."""
+        self.require_success()
+        return self.end
+
+    @property
+    def n_accepted(self) -> int:
+        return int(self.steps.accepted.sum())
+
+    @property
+    def n_rejected(self) -> int:
+        return len(self.steps) - self.n_accepted
+
+    def require_success(self) -> Run:
+        """This run, or SolveError with its message."""
+        if not self.success:
+            raise SolveError(self.message, self)
+        return self
+
+    def require_states(self, what: str) -> Array:
+        """The states at the accepted times; InputError when the run kept none."""
+        if self.states is None:
+            raise InputError(f'{what} needs the states at the accepted times; solve with keep="states" (the default)')
+        return self.states
+
+    def accepted(self, column: str) -> Array:
+        """A column of the log at the accepted attempts only."""
+        return getattr(self.steps, column)[self.steps.accepted]
+
+    def sol(self, t: Any) -> Array:
+        """Dense output: the states (k, B, n) at times (k,), or (B, n) at a scalar, anywhere within the accepted steps."""
+        from .dense import evaluate
+
+        return evaluate(self, t)
+
+    def __repr__(self) -> str:
+        largest = np.nanmax(self.accepted("error"), initial=0.0)
+        return (
+            f"{self.method.name} from {self.tspan[0]:g} to {self.tspan[1]:g}: {self.message}\n"
+            f"  {self.nfev} evaluations, {self.n_accepted} steps accepted, {self.n_rejected} rejected, largest accepted error {largest:.3g}"
+        )
+
+
+def explain(status: Status, log: StepLog, t: float, slope: Array, name: str) -> str:
+    """What happened, where, in which component, and what to try; `slope` is f at the last accepted state, (B, n)."""
+    if status is Status.SUCCESS:
+        return "the end of the span was reached"
+    where = f"at t = {t:.9g}"
+    if not len(log):
+        return f"{name} is not finite {where}, the start{_component(slope)}; check y0, theta and the field there"
+    if not np.isfinite(slope).all():
+        where += _component(slope)
+    attempts = log.error[-5:]
+    last = f"; the last {attempts.size} attempts had errors {', '.join(f'{q:.3g}' for q in attempts)} at |h| down to {abs(log.h[-1]):.3g}"
+    if status is Status.MAX_STEPS:
+        return (
+            f"max_steps = {len(log)} attempts ended {where} before the end of the span{last}. "
+            "Raise max_steps, loosen rtol and atol, or, if the stiffness estimate is near 1, use an implicit method (SciPy's Radau or BDF)"
+        )
+    if status is Status.NONFINITE:
+        return f"{name} gives NaN or inf just after t = {t:.9g}, however small the step{last}. A solution that blows up there, or a log or root out of its domain?"
+    return (
+        f"the step became smaller than the spacing of floating-point numbers {where}{last}. "
+        "A singularity or a discontinuity there, or tolerances below what the precision allows?"
+    )
+
+
+def _component(values: Array) -> str:
+    bad = np.argwhere(~np.isfinite(values))
+    return f" (sample {bad[0][0]}, component {bad[0][1]})" if len(bad) else ""

@@ -1,0 +1,212 @@
+"""One Runge–Kutta step, and its transpose.
+
+All arrays are flat: a batch (B, n) of states is its (N,) view, N = B n, stepped jointly. A field is seen through three functions
+
+    value(t, y, theta, out)                                  out = f(t, y; θ)
+    linearize(t, y, theta, out, kept)                        the same, and keeps what the transpose needs; with an empty out only that
+    pullback(t, y, theta, kept, w, y_bar, theta_bar)         y_bar += (∂f/∂y)ᵀ w,   theta_bar += (∂f/∂θ)ᵀ w
+
+bound by `specialize`, and through θ only as something to hand on. With stages Y₁ = y₀, K_i = f(t + c_i h, Y_i):
+
+(1)   Y_i = y₀ + h Σ_{j<i} a_ij K_j,      y₁ = y₀ + h Σ b_j K_j                                        [HNW93, II.1 (1.8)]
+(2)   err = h Σ e_j K_j,   e = b − b̂,     q = scaled_rms(err, y₀, y₁)                                  [HNW93, II.4]
+(3)   S = ‖K_j − K_i‖ / (‖Y_j − Y_i‖ C)   for the pair of stages with c_i = c_j; C the method's real stability interval   [Sha77; HW96, IV.2]
+
+and for cotangents ȳ₁, err̄, q̄, S̄ and any K̄_i that came from elsewhere (dense output, the next step's first stage), h held:
+
+(4)   err̄ += q̄ ∂q/∂err,  ȳ₁ += q̄ ∂q/∂y₁,  ȳ₀ += q̄ ∂q/∂y₀
+(5)   K̄_i += h (b_i ȳ₁ + e_i err̄),   ȳ₀ += ȳ₁
+(6)   with D = K_j − K_i, G = Y_j − Y_i, n_D = rms D, n_G = rms G:
+      K̄_j += S̄ D/(N n_D n_G C),  K̄_i −= the same;   Ȳ_j −= S̄ n_D G/(N n_G³ C),  Ȳ_i += the same;   all 0 where n_D = 0 or n_G = 0
+(7)   for i = s … 2:   Ȳ_i += pullback(Y_i, K̄_i),   ȳ₀ += Ȳ_i,   K̄_j += h a_ij Ȳ_i  (j < i)
+(8)   K̄₁ is left to the caller: with FSAL it joins the previous step's K̄_s, else ȳ₀ += pullback(y₀, K̄₁)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._jit import dual, kernel, specialize
+from .norms import rms_difference, scaled_rms, scaled_rms_vjp
+
+_BLOCK = 1024  # elements worked on at a time, so that the running sum stays in the first-level cache
+
+
+@kernel
+def combine(y0, h, weights, K, m, out):
+    """out = y0 + h Σ_{j<m} weights_j K_j, summed in the order of j; zero weights are skipped."""
+    n = y0.size
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        o = out[start:stop]
+        o[:] = y0[start:stop]
+        for j in range(m):
+            if weights[j] != 0.0:
+                w = o.dtype.type(h * weights[j])
+                k = K[j, start:stop]
+                for i in range(stop - start):
+                    o[i] += w * k[i]
+
+
+@kernel
+def combine_vjp(h, weights, m, out_bar, K_bar):
+    """The transpose of `combine` in K: K_bar_j += h weights_j out_bar for j < m."""
+    n = out_bar.size
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        o = out_bar[start:stop]
+        for j in range(m):
+            if weights[j] != 0.0:
+                w = o.dtype.type(h * weights[j])
+                k = K_bar[j, start:stop]
+                for i in range(stop - start):
+                    k[i] += w * o[i]
+
+
+@kernel
+def add(x, out):
+    """out += x, flat."""
+    for i in range(x.size):
+        out[i] += x[i]
+
+
+@kernel
+def is_zero(x):
+    """True when every element is 0."""
+    for i in range(x.size):
+        if x[i] != 0.0:
+            return False
+    return True
+
+
+def value(t, y, theta, out):
+    """The field; bound by `specialize`."""
+    raise NotImplementedError
+
+
+def linearize(t, y, theta, out, kept):
+    """The field, keeping what its transpose needs; bound by `specialize`."""
+    raise NotImplementedError
+
+
+def pullback(t, y, theta, kept, w, y_bar, theta_bar):
+    """The field's transpose; bound by `specialize`."""
+    raise NotImplementedError
+
+
+@dual
+def stages(theta, tab, t, h, y0, first, last, Y, K):
+    """Equation (1) for stages first … last − 1, given K_j for j < first; Y is (s, N), or (1, N) or (2, N) when no more is needed."""
+    for i in range(first, last):
+        row = Y[i % Y.shape[0]]
+        combine(y0, h, tab.A[i], K, i, row)
+        value(t + tab.c[i] * h, row, theta, K[i])
+
+
+@kernel
+def finish(tab, h, y0, K, Y, atol, rtol, y1, err):
+    """Equations (1, right), (2) and (3) after the stages; returns (q, S). Y holds at least the last two stage states, row i in Y[i % rows]."""
+    s = tab.b.size
+    if tab.fsal:  # a_s = b: the last stage state is y₁ already
+        y1[:] = Y[(s - 1) % Y.shape[0]]
+    else:
+        combine(y0, h, tab.b, K, s, y1)
+    err[:] = 0.0
+    if tab.adaptive:
+        combine(err, h, tab.e, K, s, err)
+    q = scaled_rms(err, y0, y1, atol, rtol)
+    stiffness = np.nan
+    if tab.pair_i >= 0:
+        rows = Y.shape[0]
+        n_d = rms_difference(K[tab.pair_j], K[tab.pair_i])
+        n_g = rms_difference(Y[tab.pair_j % rows], Y[tab.pair_i % rows])
+        stiffness = n_d / (n_g * tab.constant) if n_g > 0.0 else 0.0
+    return q, stiffness
+
+
+@dual
+def linearized_stages(theta, tab, t, h, y0, first, last, Y, K, kept, have_K):
+    """`stages` that also keep, in row i of `kept`, what stage i's pullback needs; Y is (s, N). Returns the number of calls.
+
+    have_K: the rows of K are known already, and nothing but what the pullback needs is computed.
+    """
+    for i in range(first, last):
+        combine(y0, h, tab.A[i], K, i, Y[i])
+        linearize(t + tab.c[i] * h, Y[i], theta, K[i][:0] if have_K else K[i], kept[i])
+    return last - first
+
+
+@kernel
+def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y1_bar, q_bar, stiffness_bar, err_bar, y0_bar, K_bar, Y_bar):
+    """Equations (4), (5) and (6): adds to y0_bar (N,), K_bar (s, N) and Y_bar (2, N), the cotangents of the stage pair's states.
+
+    y1_bar (N,) and err_bar (N,) are the incoming cotangents and are added to (4).
+    """
+    s, n = K.shape
+    scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
+    combine_vjp(h, tab.b, s, y1_bar, K_bar)
+    add(y1_bar, y0_bar)
+    if tab.adaptive:
+        combine_vjp(h, tab.e, s, err_bar, K_bar)
+    if stiffness_bar == 0.0 or tab.pair_i < 0:
+        return
+    i, j = tab.pair_i, tab.pair_j
+    n_d = rms_difference(K[j], K[i])
+    n_g = rms_difference(Y[j], Y[i])
+    if n_d == 0.0 or n_g == 0.0:
+        return
+    by_k = stiffness_bar / (n * n_d * n_g * tab.constant)
+    by_y = -stiffness_bar * n_d / (n * n_g**3 * tab.constant)
+    for e in range(n):
+        k_bar = by_k * (K[j, e] - K[i, e])
+        y_bar = by_y * (Y[j, e] - Y[i, e])
+        K_bar[j, e] += k_bar
+        K_bar[i, e] -= k_bar
+        Y_bar[1, e] += y_bar
+        Y_bar[0, e] -= y_bar
+
+
+@dual
+def stages_vjp(theta, tab, t, h, Y, kept, first, Y_pair_bar, Y_bar, y0_bar, K_bar, theta_bar):
+    """Equation (7) for stages s … first + 1: consumes K_bar's rows from `first` on and adds to the rows before, to y0_bar and theta_bar.
+
+    Y_bar (N,) is scratch; Y_pair_bar (2, N) holds Ȳ of the stiffness pair; a stage whose cotangents are all 0 is skipped.
+    returns the number of pullbacks
+    """
+    calls = 0
+    for i in range(K_bar.shape[0] - 1, first - 1, -1):
+        if i == tab.pair_j:
+            Y_bar[:] = Y_pair_bar[1]
+        elif i == tab.pair_i:
+            Y_bar[:] = Y_pair_bar[0]
+        else:
+            Y_bar[:] = 0.0
+        if not is_zero(K_bar[i]):
+            pullback(t + tab.c[i] * h, Y[i], theta, kept[i], K_bar[i], Y_bar, theta_bar)
+            calls += 1
+        add(Y_bar, y0_bar)
+        combine_vjp(h, tab.A[i], i, Y_bar, K_bar)
+    return calls
+
+
+# The same functions for any bound field (`adaptode.fields.Bound` in the place of theta), called from Python: for one step at a time.
+
+
+def bound_value(t, y, bound, out):
+    """`value` of a bound field."""
+    bound.value(t, y, bound.pack, out)
+
+
+def bound_linearize(t, y, bound, out, kept):
+    """`linearize` of a bound field."""
+    bound.linearize(t, y, bound.pack, out, kept)
+
+
+def bound_pullback(t, y, bound, kept, w, y_bar, theta_bar):
+    """`pullback` of a bound field."""
+    bound.pullback(t, y, bound.pack, kept, w, y_bar, theta_bar)
+
+
+bound_stages = specialize(stages, compiled=False, value=bound_value)
+bound_linearized_stages = specialize(linearized_stages, compiled=False, linearize=bound_linearize)
+bound_stages_vjp = specialize(stages_vjp, compiled=False, pullback=bound_pullback)
