@@ -12,10 +12,9 @@ accepted steps is data.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
-
-import numpy as np
 
 from ._jit import inline
 from .errors import InputError
@@ -171,9 +170,11 @@ def first_step(d0: float, d1: float, d2_at, error_order: int, limit: float) -> f
     """
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     h0 = min(h0, limit)
+    if not 0.0 < h0 < math.inf:  # a norm overflowed: as small as can be, and let the controller grow it
+        return sys.float_info.min
     d2 = d2_at(h0) / h0
+    if not d2 < math.inf:  # f is not finite a little further on: start from where it is
+        return h0
     largest = max(d1, d2)
     h1 = max(1e-6, h0 * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1.0 / (error_order + 1))
-    if not np.isfinite(h1):
-        h1 = h0
-    return float(min(100.0 * h0, h1, limit))
+    return float(max(min(100.0 * h0, h1, limit), sys.float_info.min))

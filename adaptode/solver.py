@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from ._jit import call_socket, dual, kernel, specialize
 from .control import Controller, accepts, first_step, get_controller, next_factor
-from .checked import check_finite, check_saveat, check_span, check_tolerances
+from .checked import check_finite, check_saveat, check_scale, check_span, check_steps, check_tolerances
 from .dense import dense_state
 from .errors import InputError
 from .fields.mlp_kernels import mlp_value
@@ -190,12 +190,10 @@ def solve(
     times = check_saveat(saveat, t0, t1)
     tolerances = check_tolerances(rtol, atol, field.n, batch, dtype)
     check_finite(y0, theta)
+    check_scale(y0, tolerances[0])
     if keep not in ("states", "stages", "none"):
         raise InputError(f'keep must be "states", "stages" or "none"; got {keep!r}')
-    if not (isinstance(max_steps, (int, np.integer)) and max_steps > 0):
-        raise InputError(f"max_steps must be a positive integer; got {max_steps!r}")
-    if not max_step > 0 or (first_step is not None and not 0 < first_step < math.inf):
-        raise InputError(f"first_step and max_step must be positive; got {first_step!r} and {max_step!r}")
+    check_steps(first_step, max_step, max_steps)
     if not tab.adaptive and first_step is None:
         raise InputError(f"{tab.name} has no error estimate to choose steps by; give its step as first_step=")
 
@@ -282,7 +280,7 @@ def _loop(bound, tab, rule, span, tolerances, state, out, keep):
     chunks, states, stage_chunks = [], [], []
     size, tab = state.y.size, tab.coefficients(state.y.dtype)
     row_bytes = state.y.itemsize * size * {"none": 0, "states": 1, "stages": 1 + tab.b.size}[keep] + 40
-    budget, largest = 64, max(1, 2**26 // row_bytes)  # 64 MiB a chunk at most
+    budget, largest = max(1, min(64, 2**20 // state.K.size)), max(1, 2**26 // row_bytes)  # 64 MiB a chunk at most
     while state.count[STATUS] == _RUNNING:
         budget = min(budget, largest)
         store = Store(
@@ -294,8 +292,11 @@ def _loop(bound, tab, rule, span, tolerances, state, out, keep):
         )
         began = time.perf_counter()
         rows, kept = _enter(bound, tab, rule, span, *tolerances, state, store, budget)
-        if time.perf_counter() - began < 0.02:  # far below a tenth of a second: Ctrl-C can wait for more attempts
+        seconds = time.perf_counter() - began
+        if seconds < 0.02:  # far below a tenth of a second: Ctrl-C can wait for more attempts
             budget *= 2
+        elif seconds > 0.1:
+            budget = max(1, budget // 2)
         chunks.append([column[:rows] for column in store[:5]])
         if keep != "none":
             states.append(store.states[:kept])

@@ -1,0 +1,1 @@
+"""Measurements: each one runnable script that prints a table. Nothing here is imported by the package or gated in CI."""
