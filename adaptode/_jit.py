@@ -10,7 +10,6 @@ from __future__ import annotations
 import types
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,16 @@ from .errors import FieldError
 # Contraction keeps NaN, inf and the order of sums; nnan, ninf and reassoc would not, and the accept test depends on them.
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 _DUALS: set[Any] = set()
+_UNCACHED: list[str] = []
 
 JIT_DISABLED: bool = bool(numba.config.DISABLE_JIT)
 
 
-@lru_cache(maxsize=1)
 def _warn_uncached(reason: str) -> None:
+    """One warning a process, though every kernel has the same reason."""
+    _UNCACHED.append(reason)
+    if len(_UNCACHED) > 1:
+        return
     warnings.warn(
         f"adaptode cannot keep compiled code on disk ({reason}), so every new process compiles again. "
         "Set NUMBA_CACHE_DIR to a writable folder to keep it.",
@@ -112,7 +115,7 @@ def socket(function: Any, arguments: str, role: str) -> Any:
     if signature not in function.overloads:
         try:
             function.compile(signature)
-        except NumbaError as error:
+        except (NumbaError, TypeError) as error:  # TypeError: another number of arguments
             reason = next((line.strip() for line in str(error).splitlines() if line.strip() and "pipeline" not in line), "")
             raise FieldError(
                 f"the compiled {role} `{function.py_func.__name__}` cannot be called as {role}({arguments}): {reason}\n"

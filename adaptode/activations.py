@@ -116,8 +116,8 @@ def activate(code, z, y, slope):
     elif code == SINE:
         for i in range(n):
             x = z[i]
-            y[i] = math.sin(x)
-            slope[i] = math.cos(x)
+            y[i] = np.sin(x)  # NaN at inf, where math.sin raises in plain Python
+            slope[i] = np.cos(x)
     elif code == GELU:
         for i in range(n):
             x = np.float64(z[i])
@@ -132,7 +132,7 @@ def activate(code, z, y, slope):
     else:
         for i in range(n):
             x = z[i]
-            y[i] = x if x > 0.0 else 0.0 * x
+            y[i] = x if x > 0.0 or x != x else 0.0
             slope[i] = 1.0 if x > 0.0 else 0.0
 
 

@@ -18,6 +18,8 @@ def check_span(tspan: Any) -> tuple[float, float]:
         raise InputError(f"tspan must be two numbers (t0, t1); got {tspan!r}") from None
     if not (np.isfinite(t0) and np.isfinite(t1)):
         raise InputError(f"tspan must be finite; got ({t0}, {t1})")
+    if not np.isfinite(t1 - t0):
+        raise InputError(f"tspan is longer than the largest number: ({t0}, {t1})")
     return t0, t1
 
 
@@ -62,6 +64,23 @@ def check_tolerances(rtol: ArrayLike, atol: ArrayLike, n: int, batch: int, dtype
             f"where atol is 0, rtol must be at least {smallest:.1e}, ten times the precision of {np.dtype(dtype).name}; got rtol={rtol!r}"
         )
     return tuple(np.repeat(a[None], batch, 0).ravel() if a.size == n > 1 else a for a in checked)  # type: ignore[return-value]
+
+
+def check_steps(first_step: Any, max_step: Any, max_steps: Any) -> None:
+    """InputError unless all are positive, first_step finite or None, and max_steps an integer."""
+    for name, value in (("first_step", first_step), ("max_step", max_step)):
+        real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+        if not (real and value > 0 and (name == "max_step" or np.isfinite(value))) and not (name == "first_step" and value is None):
+            raise InputError(f"{name} must be a positive number; got {value!r}")
+    if not (isinstance(max_steps, (int, np.integer)) and not isinstance(max_steps, bool) and max_steps > 0):
+        raise InputError(f"max_steps must be a positive integer; got {max_steps!r}")
+
+
+def check_scale(y0: np.ndarray, atol: np.ndarray) -> None:
+    """InputError where atol and y0 are both 0: an error there has no scale."""
+    bad = np.argwhere((y0 == 0) & (atol == 0 if atol.size == 1 else (atol == 0).reshape(y0.shape)))
+    if len(bad):
+        raise InputError(f"atol must be positive where y0 is 0, as y0[{bad[0][0]}, {bad[0][1]}] is: a relative error of 0 has no meaning")
 
 
 def check_finite(y0: np.ndarray, theta: np.ndarray) -> None:

@@ -53,8 +53,8 @@ def scaled_rms(err, y0, y1, atol, rtol):
 def _ratio(err, y0, y1, atol, rtol, da, dr, i):
     a, b = abs(np.float64(y0[i])), abs(np.float64(y1[i]))
     larger = a if a >= b else b
-    # an infinite scale must not hide an overflow: inf − inf is NaN
-    return np.float64(err[i]) / (atol[i * da] + rtol[i * dr] * larger) + (b - b)
+    # an infinite scale must not hide an overflow, nor the comparison a NaN: (a − b) 0 is NaN unless both are finite
+    return np.float64(err[i]) / (atol[i * da] + rtol[i * dr] * larger) + (a - b) * 0.0
 
 
 @kernel

@@ -32,7 +32,7 @@ class StepLog:
     t          (A,) time at the start of the attempt
     h          (A,) signed step
     error      (A,) scaled error q; q <= 1 accepts (NaN: something was not finite; 0 for fixed-step methods)
-    stiffness  (A,) stiffness estimate S, near 1 on the border of stability; NaN where the method has none
+    stiffness  (A,) stiffness estimate S, in units of 1/time: |h| S is near 1 on the border of stability; NaN where the method has none
     accepted   (A,) bool
     """
 
@@ -151,7 +151,7 @@ def explain(status: Status, log: StepLog, t: float, slope: Array, name: str) -> 
     if status is Status.MAX_STEPS:
         return (
             f"max_steps = {len(log)} attempts ended {where} before the end of the span{last}. "
-            "Raise max_steps, loosen rtol and atol, or, if the stiffness estimate is near 1, use an implicit method (SciPy's Radau or BDF)"
+            "Raise max_steps, loosen rtol and atol, or, if |h| times the stiffness estimate is near 1, use an implicit method (SciPy's Radau or BDF)"
         )
     if status is Status.NONFINITE:
         return f"{name} gives NaN or inf just after t = {t:.9g}, however small the step{last}. A solution that blows up there, or a log or root out of its domain?"

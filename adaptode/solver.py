@@ -185,6 +185,7 @@ def solve(
     tab = get_tableau(method)
     control = get_controller(controller)
     y0, theta = field.check(np.asarray(y0), np.asarray(theta))
+    theta = theta.copy()  # a run is a record: updating the caller's parameters in place must not change it
     batch, dtype = y0.shape[0], y0.dtype
     t0, t1 = check_span(tspan)
     times = check_saveat(saveat, t0, t1)
@@ -203,7 +204,7 @@ def solve(
         y0.ravel().copy(),
         np.empty(y0.size, dtype),
         np.empty(y0.size, dtype),
-        np.empty((min(2, tab.b.size), y0.size), dtype),
+        np.empty((tab.stages - tab.stiffness_pair[0] if tab.stiffness_pair else min(2, tab.stages), y0.size), dtype),
         np.empty((tab.b.size, y0.size), dtype),
         np.array([t0, 0.0, 1.0, 1.0]),
         np.zeros(6, np.int64),

@@ -11,6 +11,7 @@ bound by `specialize`, and through θ only as something to hand on. With stages 
 (1)   Y_i = y₀ + h Σ_{j<i} a_ij K_j,      y₁ = y₀ + h Σ b_j K_j                                        [HNW93, II.1 (1.8)]
 (2)   err = h Σ e_j K_j,   e = b − b̂,     q = scaled_rms(err, y₀, y₁)                                  [HNW93, II.4]
 (3)   S = ‖K_j − K_i‖ / (‖Y_j − Y_i‖ C)   for the pair of stages with c_i = c_j; C the method's real stability interval   [Sha77; HW96, IV.2]
+      in units of 1/time: |h| S is near 1 on the border of stability
 
 and for cotangents ȳ₁, err̄, q̄, S̄ and any K̄_i that came from elsewhere (dense output, the next step's first stage), h held:
 
@@ -96,7 +97,7 @@ def pullback(t, y, theta, kept, w, y_bar, theta_bar):
 
 @dual
 def stages(theta, tab, t, h, y0, first, last, Y, K):
-    """Equation (1) for stages first … last − 1, given K_j for j < first; Y is (s, N), or (1, N) or (2, N) when no more is needed."""
+    """Equation (1) for stages first … last − 1, given K_j for j < first; Y is (s, N), or has fewer rows, used in turn, when no more is needed."""
     for i in range(first, last):
         row = Y[i % Y.shape[0]]
         combine(y0, h, tab.A[i], K, i, row)
@@ -105,7 +106,7 @@ def stages(theta, tab, t, h, y0, first, last, Y, K):
 
 @kernel
 def finish(tab, h, y0, K, Y, atol, rtol, y1, err):
-    """Equations (1, right), (2) and (3) after the stages; returns (q, S). Y holds at least the last two stage states, row i in Y[i % rows]."""
+    """Equations (1, right), (2) and (3) after the stages; returns (q, S). Y holds the stage states from the stiffness pair's first on, row i in Y[i % rows]."""
     s = tab.b.size
     if tab.fsal:  # a_s = b: the last stage state is y₁ already
         y1[:] = Y[(s - 1) % Y.shape[0]]
@@ -128,12 +129,12 @@ def finish(tab, h, y0, K, Y, atol, rtol, y1, err):
 def linearized_stages(theta, tab, t, h, y0, first, last, Y, K, kept, have_K):
     """`stages` that also keep, in row i of `kept`, what stage i's pullback needs; Y is (s, N). Returns the number of calls.
 
-    have_K: the rows of K are known already, and nothing but what the pullback needs is computed.
+    have_K: the rows of K are known already, and nothing but what the pullback needs is computed: no call at all where it needs nothing.
     """
     for i in range(first, last):
         combine(y0, h, tab.A[i], K, i, Y[i])
         linearize(t + tab.c[i] * h, Y[i], theta, K[i][:0] if have_K else K[i], kept[i])
-    return last - first
+    return 0 if have_K and kept.shape[1] == 0 else last - first
 
 
 @kernel

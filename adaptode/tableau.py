@@ -55,7 +55,7 @@ class Tableau:
     b, c, e, p4        : (s,) float64; e = b - bhat always (some libraries store bhat - b), 0 without an embedded method
     order, error_order : of b; of bhat (0 without one): a controller's exponent is -1 / (error_order + 1)
     fsal               : the last stage is f at (t1, y1), so it is the next step's first
-    stiffness_pair     : zero-based stages (i, j), i < j, with equal c, or None; the estimate is
+    stiffness_pair     : zero-based stages (i, j), 0 < i < j, with equal c, or None; the estimate is
                          rms(K_j - K_i) / rms(Y_j - Y_i) / stiffness_constant                   [HW96, IV.2]
     stiffness_constant : length of the real stability interval of b, dimensionless
     dense_order        : order of the continuous extension, uniformly in theta
@@ -104,9 +104,9 @@ class Tableau:
             raise InputError(f"tableau {self.name}: fsal needs a last row of A that equals b, and a last c of 1")
         if self.stiffness_pair is not None:
             i, j = self.stiffness_pair
-            if not 0 <= i < j < s or self.c[i] != self.c[j]:
+            if not 0 < i < j < s or self.c[i] != self.c[j]:
                 raise InputError(
-                    f"tableau {self.name}: stages {i} and {j} cannot estimate stiffness; they need i < j and equal c"
+                    f"tableau {self.name}: stages {i} and {j} cannot estimate stiffness; they need 0 < i < j and equal c"
                 )
 
     def __reduce__(self) -> Any:

@@ -13,3 +13,6 @@ settings.register_profile("default", max_examples=50, **_COMMON)
 settings.register_profile("ci", max_examples=50, derandomize=True, database=None, **_COMMON)
 settings.register_profile("thorough", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+# Made once with torch and torchdiffeq, which the tests do not need.
+collect_ignore = ["make_reference_torchdiffeq.py"]
