@@ -75,8 +75,9 @@ def networks(draw, max_batch=4, activation=activations, outer=None, preactivatio
     shape = draw(sizes().filter(lambda s: s[0] >= min_dimension))
     time, seed = draw(time_modes), draw(seeds)
     rng = np.random.default_rng(seed)
-    before = draw(preactivation or st.sampled_from(("identity", "identity", "cube", "sine")))
-    after = draw(outer or st.sampled_from(("identity", "identity", "tanh", "sigmoid")))
+    usual = st.sampled_from(("identity", "identity", "cube", "sine"))
+    before = draw(usual if preactivation is None else preactivation)
+    after = draw(st.sampled_from(("identity", "identity", "tanh", "sigmoid")) if outer is None else outer)
     if before == "cube" and outer is None:
         after = "tanh"  # y' = y^3 is infinite in finite time
     return Network(

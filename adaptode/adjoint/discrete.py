@@ -173,6 +173,7 @@ def discrete(
     SolveError for a run that failed, InputError for cotangents of a wrong shape.
     """
     run.require_success()
+    run.field.require("vjp")
     states = run.require_states("the discrete adjoint")
     steps, batch, n = run.grid.size - 1, *states.shape[1:]
     dtype, size = states.dtype, batch * n
@@ -182,11 +183,12 @@ def discrete(
         raise InputError(f"{run.method.name} has no stiffness estimate to differentiate")
     per_step = [_per_step(name, bar, steps) for name, bar in (("error_bar", error_bar), ("stiffness_bar", stiffness_bar))]
     bar, theta_bar = np.zeros(size, dtype), np.zeros(run.field.n_params, dtype)
-    if steps == 0:  # a span of length zero: every output is y0
-        return Gradient(sum((b for _, b in outputs), bar).reshape(batch, n), theta_bar, None, None, 0)
-
     times = np.array([t for t, _ in outputs])
     step = locate(run, times)
+    if steps == 0:  # a span of length zero: every output is y0
+        for _, output in outputs:
+            bar += output
+        return Gradient(bar.reshape(batch, n), theta_bar, None, None, 0)
     order = np.argsort(step, kind="stable")
     width = np.diff(run.grid)
     cotangents = Cotangents(

@@ -139,9 +139,7 @@ class MLP(Field):
     def bilinear_vjp(self, t: float, y: Array, theta: Array, u: Array, w: Array) -> tuple[Array, Array]:
         self.require_smooth("bilinear_vjp")
         y, theta = self.check(y, theta)
-        u, w = (np.ascontiguousarray(x, dtype=y.dtype) for x in (u, w))
-        if u.shape != w.shape or u.shape not in (y.shape, (y.shape[0], u.shape[1], self.n)):
-            raise InputError(f"u and w must both have shape {y.shape} or ({y.shape[0]}, M, {self.n}); got {u.shape} and {w.shape}")
+        u, w = self._directions(u, w, y)
         bound = self.bind(theta, y.shape[0], y.dtype)
         y_bar, theta_bar = np.zeros_like(y), np.zeros(self.n_params, y.dtype)
         directions = u.shape[1] if u.ndim == 3 else 1

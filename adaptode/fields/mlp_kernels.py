@@ -12,7 +12,7 @@ Rows are samples. Layer l = 1 … L, with x₀ = p(y), slopes D = σ′(z), curv
      and below the first layer, through p:   ȳ = p′ ⊙ x̄ + p″ ⊙ Σ_m u_m ⊙ ẋ̄₀ₘ
 
 Parameters lie flat, layer after layer: W (in, out) row by row, v (out) where present, b (out). `pack` is (theta, meta, work);
-meta = [L, time mode, preactivation, hidden activation, outer activation, n₀, …, n_L], work two areas of B max(n) and one of max(in·out, out).
+meta = [L, time mode, preactivation, hidden activation, outer activation, n₀, …, n_L], work three areas of B max(n) and one of max(in·out, out).
 """
 
 from __future__ import annotations

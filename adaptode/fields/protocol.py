@@ -75,6 +75,15 @@ class Field:
         """Gradient of Σ_b Σ_m ⟨w_bm, J_b u_bm⟩ with u and w held: y_bar (B, n) and theta_bar (P,); u and w are (B, n) or (B, M, n)."""
         raise self._missing("bilinear_vjp")
 
+    def require(self, *derivatives: str) -> None:
+        """MissingDerivativeError that names the first of `derivatives` ("vjp", "jvp", "jacobian", "bilinear_vjp") the field has not."""
+        for name in derivatives:
+            if not self._has(name):
+                raise self._missing(name)
+
+    def _has(self, name: str) -> bool:
+        return name == "vjp" or getattr(type(self), name) is not getattr(Field, name)
+
     def _missing(self, what: str) -> MissingDerivativeError:
         return MissingDerivativeError(f"{self.name} has no `{what}`; give it one, or use a field that has (adaptode.MLP has all)")
 
@@ -87,6 +96,12 @@ class Field:
         if x.shape != y.shape:
             raise InputError(f"{name} must have the shape of y, {y.shape}; got {x.shape}")
         return x
+
+    def _directions(self, u: Array, w: Array, y: Array) -> tuple[Array, Array]:
+        u, w = (np.ascontiguousarray(x, dtype=y.dtype) for x in (u, w))
+        if u.shape != w.shape or u.ndim not in (2, 3) or (u.shape[0], u.shape[-1]) != y.shape:
+            raise InputError(f"u and w must both have shape {y.shape} or ({y.shape[0]}, M, {self.n}); got {u.shape} and {w.shape}")
+        return u, w
 
     def check(self, y: Array, theta: Array) -> tuple[Array, Array]:
         """y as a C-contiguous (B, n) and theta as a (P,) array of one float dtype; InputError names what does not fit."""

@@ -66,16 +66,26 @@ class PythonField(Field):
 
     def jvp(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
         y, theta = self.check(y, theta)
-        return self._answer("jvp", (t, y, theta, self._like(y_dot, y, "y_dot")), (y.shape,))[0]
+        return self._derivative("jvp", (t, y, theta, self._like(y_dot, y, "y_dot")), (y.shape,))[0]
 
     def jacobian(self, t: float, y: Array, theta: Array) -> Array:
         y, theta = self.check(y, theta)
-        return self._answer("jacobian", (t, y, theta), ((*y.shape, self.n),))[0]
+        return self._derivative("jacobian", (t, y, theta), ((*y.shape, self.n),))[0]
 
     def bilinear_vjp(self, t: float, y: Array, theta: Array, u: Array, w: Array) -> tuple[Array, Array]:
         y, theta = self.check(y, theta)
-        y_bar, theta_bar = self._answer("bilinear_vjp", (t, y, theta, u, w), (y.shape, theta.shape))
+        y_bar, theta_bar = self._derivative("bilinear_vjp", (t, y, theta, *self._directions(u, w, y)), (y.shape, theta.shape))
         return y_bar, theta_bar
+
+    def _derivative(self, which: str, arguments: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> tuple[Array, ...]:
+        """`_answer` to read-only views of (t, arrays …), copied, in the dtype of y."""
+        arrays = [a.view() for a in arguments[1:]]
+        for a in arrays:
+            a.flags.writeable = False
+        return tuple(a.astype(arrays[0].dtype) for a in self._answer(which, (arguments[0], *arrays), shapes))
+
+    def _has(self, name: str) -> bool:
+        return self._functions[name] is not None
 
     def _answer(self, which: str, arguments: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> tuple[Array, ...]:
         function = self._functions[which]
@@ -84,8 +94,10 @@ class PythonField(Field):
         answer = function(*arguments)
         parts = (answer,) if len(shapes) == 1 else answer
         try:
-            arrays = tuple(np.asarray(part, dtype=np.float64) for part in parts)
-        except (TypeError, ValueError):
+            arrays = tuple(np.asarray(part) for part in parts)
+        except (TypeError, ValueError):  # None for a pair, a ragged list
+            arrays = ()
+        if any(a.dtype.kind not in "biuf" for a in arrays):  # NumPy would make NaN of None, and drop an imaginary part
             arrays = ()
         if tuple(a.shape for a in arrays) != shapes:
             got = type(answer).__name__ if not arrays else ", ".join(str(a.shape) for a in arrays)
@@ -160,6 +172,9 @@ class CompiledField(Field):
         if self._vjp is not None:
             socket(vjp, signatures[1], "vjp")
         return _user_bound("socket", value, vjp, theta)
+
+    def _has(self, name: str) -> bool:
+        return name == "vjp" and self._vjp is not None
 
     def _no_vjp(self, *arguments: Any) -> None:
         raise self._missing("vjp")

@@ -29,6 +29,7 @@ class _JacobianPenalty(Penalty):
     detach: tuple[str, ...] = ()
 
     def check(self, field: Field, method: Tableau) -> None:
+        field.require("jacobian", "bilinear_vjp")
         if isinstance(field, MLP):
             field.require_smooth(type(self).__name__)
 

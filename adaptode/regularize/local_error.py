@@ -32,7 +32,7 @@ class LocalError(Penalty):
     weight    λ, a number or a schedule of the training step
     sampling  "unbiased": t_r uniform on the span; "biased": uniform on the accepted times between the ends, so that hard stretches are drawn more often
               (t₀ where the solve took a single step)
-    estimate  "error": q |h|, in units of time;  "stiffness": S, dimensionless
+    estimate  "error": q |h|, in units of time;  "stiffness": S, in units of 1/time, not multiplied by |h|
     step      "solver": h is the accepted step that contains t_r, cut at the end of the span; "initial": the published choice, Hairer's first-step rule at
               (t_r, u_r), 1 evaluation more. In float64 at tight tolerances "initial" gives a much smaller h and, as q ~ h⁵, a penalty near 0
     detach    what is held fixed in the gradient, any of "state" (u_r) and "k1". Default ("state",): the gradient is exact in θ for the given u_r and h.
@@ -106,14 +106,14 @@ class LocalError(Penalty):
     def _step_size(self, run: Run, bound: Bound, t: float, u: Array) -> tuple[float, int]:
         """Signed h and the evaluations it cost."""
         left = run.tspan[1] - t
+        if left == 0.0:
+            return 0.0, 0
         if self.step == "solver":
             i = int(locate(run, t))
             if i + 2 < run.grid.size and run.grid[i + 1] == t:  # a step belongs to the time it starts from
                 i += 1
             h = run.grid[i + 1] - run.grid[i]
             return float(h if abs(h) < abs(left) else left), 0
-        if left == 0.0:
-            return 0.0, 0
         y, f0, f1 = u.ravel(), np.empty(u.size, u.dtype), np.empty(u.size, u.dtype)
         bound.value(t, y, bound.pack, f0)
 

@@ -77,6 +77,7 @@ class Objective:
             raise InputError(f"the head takes {head.n_in} inputs, but the field has {field.n} components")
         if dtype not in ("float64", "float32", np.float64, np.float32):
             raise InputError(f"dtype must be float64 or float32; got {dtype!r}")
+        field.require("vjp")
         self.field, self.loss, self.head, self.penalties = field, loss, head, tuple(penalties)
         self.tspan, self.dtype = check_span(tspan), np.dtype(dtype)
         check_tolerances(rtol, atol, field.n, 1, self.dtype)
@@ -166,7 +167,7 @@ class Objective:
         """Everything that makes this objective, for JSON: a checkpoint of another one is refused."""
         field = self.field
         description = field.config() if hasattr(field, "config") else {"name": field.name, "n": field.n, "n_params": field.n_params}
-        options = {k: v for k, v in self._options.items() if k not in ("method", "controller")}
+        options = {k: np.asarray(v).tolist() for k, v in self._options.items() if k not in ("method", "controller")}  # plain numbers
         return {
             "field": description,
             "loss": self.loss,

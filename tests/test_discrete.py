@@ -1,0 +1,324 @@
+"""The discrete adjoint: the gradient of the computed numbers, refereed by one complex step over the run's own grid."""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+from frozen import assert_directional, draw_like, field_of, frozen, states_at
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from strategies import METHODS, Network, methods, networks, parameters, seeds
+
+import adaptode as ao
+from adaptode.adjoint import discrete
+from adaptode.errors import InputError, SolveError
+from adaptode.fields import MLP
+from adaptode.tableau import get_tableau
+
+SPANS = st.sampled_from([(0.0, 1.0), (0.3, -0.9), (-1.0, 0.7), (2.0, 0.5)])
+CONTROLLERS = st.sampled_from(["pi", "scipy", "torchdiffeq"])
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+TANH = Network(
+    (2, 4, 2),
+    "tanh",
+    "every",
+    "identity",
+    "identity",
+    parameters(8, (2, 4, 2), "every"),
+    np.array([[0.8, -0.4], [0.2, 1.1]]),
+    0.0,
+)
+
+
+def solved(network, span, method="Tsit5", **options):
+    options = {**TOLERANCE, **options}
+    if not get_tableau(method).adaptive:
+        options.setdefault("first_step", 0.17)
+    return ao.solve(field_of(network), network.theta, network.y, span, method=method, **options)
+
+
+def clear_of_zero(run, network):
+    """Masks of the steps whose q, and whose stage pair's distance, are far enough from 0 to have a derivative."""
+    grid = frozen(run, network.naive, network.y)
+    error = np.real(grid.q) > 1e-2 if run.method.adaptive else np.zeros(len(grid.q), bool)
+    if run.method.stiffness_pair is None:
+        return error, None
+    i, j = run.method.stiffness_pair
+    distances = np.array([[np.abs(x[j] - x[i]).max() for x in (s.Y, s.K)] for s in grid.steps])
+    return error, (distances > 1e-5).all(axis=1)
+
+
+def functional(run, network, theta, y0, outputs, q_bar, S_bar):
+    """What the cotangents are cotangents of: sums over outputs [(t, bar)], scaled errors and stiffness estimates."""
+    grid = frozen(run, lambda t, y: network.naive(t, y, theta), y0)
+    states = states_at(run, grid, [t for t, _ in outputs])
+    total = sum(np.sum(bar * y) for (_, bar), y in zip(outputs, states, strict=True))
+    total += sum(bar * q for bar, q in zip(q_bar, grid.q, strict=True) if bar != 0)
+    return total + (
+        sum(b * S for b, S in zip(S_bar, grid.stiffness, strict=True) if b != 0) if S_bar is not None else 0
+    )
+
+
+def check(run, network, seed, jump_times, with_estimates, rtol=1e-8):
+    """Every kind of cotangent at once against one complex step along a random direction of (theta, y0)."""
+    rng = np.random.default_rng(seed)
+    y_bar, theta_dot, y_dot = draw_like(seed, run.y, network.theta, network.y)
+    jumps = [(float(t), rng.normal(size=network.y.shape)) for t in jump_times]
+    q_bar, S_bar = np.zeros(run.grid.size - 1), None
+    if with_estimates:
+        by_error, by_pair = clear_of_zero(run, network)
+        q_bar = rng.normal(size=by_error.size) * by_error
+        S_bar = None if by_pair is None else rng.normal(size=by_pair.size) * by_pair
+    gradient = discrete(run, y_bar, jumps=jumps, error_bar=q_bar, stiffness_bar=S_bar)
+    outputs = [*zip(run.t, y_bar, strict=True), *jumps]
+    value = functional(
+        run, network, network.theta + 1e-30j * theta_dot, network.y + 1e-30j * y_dot, outputs, q_bar, S_bar
+    )
+    got = gradient.theta @ theta_dot + np.sum(gradient.y0 * y_dot)
+    assert_directional(got, np.imag(value) / 1e-30, np.linalg.norm(gradient.theta) + np.linalg.norm(gradient.y0), rtol)
+    return gradient, (y_bar, jumps, q_bar, S_bar)
+
+
+fractions = st.lists(st.sampled_from([0.0, 0.1, 0.37, 0.5, 0.93, 1.0]), max_size=4)
+
+
+@settings(max_examples=100)
+@given(networks(), SPANS, methods, CONTROLLERS, seeds, fractions, fractions, st.booleans())
+@example(TANH, (0.0, 1.0), "Tsit5", "torchdiffeq", 0, [0.0, 0.5, 0.5, 1.0], [0.37, 0.37], True)
+@example(TANH, (1.0, 0.0), "BS32", "scipy", 1, [1.0, 1.0], [0.0, 1.0], True)
+@example(TANH, (0.0, 1.0), "RK4", "scipy", 1, [0.0, 0.37, 1.0], [0.1], True)
+def test_gradient_is_the_complex_step_on_the_runs_own_grid(
+    network, span, method, controller, seed, save, jump, estimates
+):
+    if not get_tableau(method).adaptive:
+        controller = "scipy"
+    t0, t1 = span
+    at = np.array([t0, t1]) if not save else np.array([t0 + x * (t1 - t0) if x < 1 else t1 for x in sorted(save)])
+    run = solved(network, span, method, controller=controller, saveat=at, max_steps=400)
+    assume(run.success)
+    check(run, network, seed, [t0 + x * (t1 - t0) for x in jump], estimates, 1e-7 if estimates else 1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("span", [(0.0, 2.0), (2.0, -1.0)])
+def test_every_entry_of_the_gradient(method, span):
+    run = solved(TANH, span, method, saveat=[span[0], span[1]])
+    y_bar = np.cos(np.arange(8)).reshape(run.y.shape)
+    gradient = discrete(run, y_bar)
+    outputs, none = list(zip(run.t, y_bar, strict=True)), np.zeros(run.grid.size - 1)
+    by_theta = naive.complex_gradient(lambda p: functional(run, TANH, p, TANH.y, outputs, none, None), TANH.theta)
+    by_y0 = naive.complex_gradient(lambda y: functional(run, TANH, TANH.theta, y, outputs, none, None), TANH.y)
+    np.testing.assert_allclose(gradient.theta, by_theta, rtol=1e-10, atol=1e-10 * np.abs(by_theta).max())
+    np.testing.assert_allclose(gradient.y0, by_y0, rtol=1e-10, atol=1e-10 * np.abs(by_y0).max())
+    assert gradient.t0 is None and gradient.t1 is None
+
+
+@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "Dopri5Shampine", "BS32"])
+def test_one_steps_estimate_at_a_time(method):
+    run = solved(TANH, (0.0, 2.0), method, rtol=1e-5, atol=1e-6)
+    by_error, by_pair = clear_of_zero(run, TANH)
+    m = by_error.size
+    assert by_error[1:-1].all() and by_error.sum() > 2
+    theta_dot, y_dot = draw_like(2, TANH.theta, TANH.y)
+    p, y = TANH.theta + 1e-30j * theta_dot, TANH.y + 1e-30j * y_dot
+    for n in {0, 1, m - 2, m - 1}:
+        one = np.eye(m)[n]
+        for name, on in (("error_bar", by_error[n]), ("stiffness_bar", by_pair is not None and by_pair[n])):
+            if not on:
+                continue
+            gradient = discrete(run, **{name: one})
+            q_bar, S_bar = (one, None) if name == "error_bar" else (0 * one, one)
+            expected = np.imag(functional(run, TANH, p, y, [], q_bar, S_bar)) / 1e-30
+            scale = np.linalg.norm(gradient.theta) + np.linalg.norm(gradient.y0)
+            assert scale > 0
+            assert_directional(gradient.theta @ theta_dot + np.sum(gradient.y0 * y_dot), expected, scale, 1e-7)
+
+
+@pytest.mark.parametrize("method", ["Tsit5", "BS32"])
+def test_vector_tolerances(method):
+    run = solved(TANH, (0.0, 1.5), method, rtol=[1e-3, 1e-5], atol=[1e-6, 1e-4])
+    check(run, TANH, 3, [0.4], True, 1e-7)
+
+
+@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "BS32"])
+def test_steps_past_the_end(method):
+    run = solved(TANH, (0.0, 1.0), method, controller="torchdiffeq", saveat=[0.2, 1.0])
+    assert run.grid[-1] > 1.0
+    check(run, TANH, 4, [0.99, 1.0], True, 1e-7)
+    check(run, TANH, 4, [0.5 * (1.0 + run.grid[-1]), run.grid[-1]], False)  # the last step's polynomial goes on
+
+
+def test_jumps_at_accepted_times_belong_to_either_side():
+    run = solved(TANH, (0.0, 2.0))
+    check(run, TANH, 5, [*run.grid, *run.grid[1:-1]], False)
+    (bar,) = draw_like(0, TANH.y)
+    at_end = [discrete(run, bar), discrete(run, bar[None]), discrete(run, jumps=[(2.0, bar)])]
+    for g in at_end[1:]:
+        np.testing.assert_array_equal(g.theta, at_end[0].theta)
+    start = discrete(run, jumps=[(0.0, bar)])
+    np.testing.assert_array_equal(start.y0, bar)
+    assert not start.theta.any()
+
+
+@settings(max_examples=25)
+@given(networks(), SPANS, methods, seeds)
+def test_kept_stages_give_the_same_gradient(network, span, method, seed):
+    times = np.linspace(*span, 5)
+    gradients = []
+    for keep in ("states", "stages"):
+        run = solved(network, span, method, saveat=times, keep=keep, max_steps=400)
+        assume(run.success)
+        (bar,) = draw_like(seed, run.y)
+        by_error = clear_of_zero(run, network)[0].astype(float)
+        gradients.append(discrete(run, bar, jumps=[(times[2] + 1e-3, bar[0])], error_bar=by_error))
+    a, b = gradients
+    # to rounding: a recomputed first stage sees t_{n+1} where the run saw t_n + h
+    scale = np.abs(a.theta).max() + np.abs(a.y0).max()
+    np.testing.assert_allclose(a.theta, b.theta, rtol=0, atol=1e-9 * scale)
+    np.testing.assert_allclose(a.y0, b.y0, rtol=0, atol=1e-9 * scale)
+
+
+@settings(max_examples=25)
+@given(networks(), SPANS, st.sampled_from(["Tsit5", "BS32"]), seeds)
+def test_float32(network, span, method, seed):
+    single = network._replace(theta=network.theta.astype(np.float32), y=network.y.astype(np.float32))
+    runs = [
+        solved(net, span, method, rtol=1e-3, atol=1e-3, first_step=0.05, max_step=0.05) for net in (single, network)
+    ]
+    assume(all(run.success for run in runs))
+    (bar,) = draw_like(seed, network.y)
+    a, b = (discrete(run, bar, jumps=[(0.5 * sum(span), bar)]) for run in runs)
+    assert a.theta.dtype == a.y0.dtype == np.float32 and b.theta.dtype == np.float64
+    for got, expected in ((a.theta, b.theta), (a.y0, b.y0)):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3 * (1 + np.abs(expected).max()))
+
+
+@settings(max_examples=25)
+@given(networks(), SPANS, methods, seeds)
+def test_linear_in_its_cotangents_and_exactly_zero_of_zeros(network, span, method, seed):
+    run = solved(network, span, method, saveat=np.linspace(*span, 4), max_steps=400)
+    assume(run.success)
+    rng, m = np.random.default_rng(seed), run.grid.size - 1
+    by_pair = clear_of_zero(run, network)[1]
+
+    def cotangents():
+        bars = {"y_bar": rng.normal(size=run.y.shape), "error_bar": rng.normal(size=m)}
+        if by_pair is not None:
+            bars["stiffness_bar"] = rng.normal(size=m) * by_pair
+        return bars
+
+    a, b = cotangents(), cotangents()
+    ga, gb, both = (discrete(run, **bars) for bars in (a, b, {k: 2 * a[k] - 3 * b[k] for k in a}))
+    for one, two, sum_ in zip(ga[:2], gb[:2], both[:2], strict=True):
+        np.testing.assert_allclose(
+            sum_, 2 * one - 3 * two, rtol=0, atol=1e-10 * (np.abs(one).max() + np.abs(two).max())
+        )
+    nothing = discrete(run, **{k: 0 * a[k] for k in a})
+    assert not nothing.theta.any() and not nothing.y0.any()
+    empty = discrete(run)
+    assert not empty.theta.any() and not empty.y0.any() and empty.theta.shape == network.theta.shape
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dead_unit_gets_exact_zeros(method):
+    field = MLP((2, 4, 2))
+    theta, y = field.init(1), np.array([[0.5, -0.2], [1.0, 0.3]])
+    field.views(theta)["W2"][2] = 0  # nothing listens to hidden unit 2
+    options = {} if get_tableau(method).adaptive else {"first_step": 0.25}
+    run = ao.solve(field, theta, y, (0.0, 1.0), method=method, **options)
+    more = {"error_bar": np.ones(run.grid.size - 1)}
+    views = field.views(discrete(run, y, **more).theta)
+    assert not views["W1"][:, 2].any() and views["b1"][2] == 0
+    assert views["W1"].any(axis=0).sum() == 3 and views["W2"].all()
+
+
+# --- edges ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("span", [(0.0, 0.1), (0.1, 0.0)])
+def test_a_single_step(method, span):
+    run = solved(TANH, span, method, first_step=0.1, rtol=1e-2, atol=1e-2)
+    assert run.grid.size == 2
+    check(run, TANH, 6, [span[0], 0.03, span[1]], False)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_span_of_length_zero(dtype):
+    field, y = MLP((2, 3, 2)), np.ones((2, 2), dtype)
+    run = ao.solve(field, field.init(0, dtype=dtype), y, (0.5, 0.5), saveat=[0.5, 0.5])
+    bar = draw_like(0, run.y)[0].astype(dtype)
+    gradient = discrete(run, bar, jumps=[(0.5, y)], error_bar=[], stiffness_bar=np.zeros(0))
+    np.testing.assert_allclose(gradient.y0, bar.sum(0) + y, rtol=1e-6)
+    assert gradient.y0.dtype == dtype and gradient.evaluations == 0
+    assert not gradient.theta.any() and gradient.theta.shape == (field.n_params,)
+    with pytest.raises(InputError, match="t = 5 is outside"):
+        discrete(run, jumps=[(5.0, y)])
+
+
+@pytest.mark.parametrize("keep", ["states", "stages"])
+@pytest.mark.parametrize(
+    ("method", "stages", "fsal"), [("Tsit5", 7, True), ("BS32", 4, True), ("RK4", 4, False), ("Euler", 1, False)]
+)
+def test_evaluations_are_counted_exactly(method, stages, fsal, keep):
+    run = solved(TANH, (0.0, 1.0), method, keep=keep)
+    m, adaptive = run.grid.size - 1, get_tableau(method).adaptive
+    a_step = stages - 1 if fsal else stages  # with b_s = 0, the very last stage of all has no part in y1
+    assert discrete(run, TANH.y).evaluations == 2 * m * a_step
+    (bar,) = draw_like(0, TANH.y)
+    inside = discrete(run, jumps=[(run.grid[-1] - 1e-9, bar)])
+    # a dense output sees the last stage too; the first of Euler's polynomial has all its weight in K_1
+    assert inside.evaluations == 2 * m * a_step + (2 if fsal else 0)
+    if adaptive:
+        opened = discrete(run, TANH.y, error_bar=np.ones(m))
+        assert opened.evaluations == 2 * m * a_step + 2
+        none = discrete(run).evaluations
+        assert none == m * a_step  # pullbacks of zeros are skipped
+
+
+def test_a_failed_run_is_refused():
+    field = MLP((1, 1), preactivation="cube")  # y' = y^3 blows up
+    run = ao.solve(field, [1.0, 0.0], [[2.0]], (0.0, 1.0))
+    assert not run.success
+    with pytest.raises(SolveError) as caught:
+        discrete(run, [[1.0]])
+    assert caught.value.run is run
+
+
+def test_a_run_without_states_is_refused():
+    run = solved(TANH, (0.0, 1.0), keep="none")
+    with pytest.raises(InputError, match="discrete adjoint"):
+        discrete(run, TANH.y)
+
+
+def test_wrong_cotangents_are_named():
+    run = solved(TANH, (0.0, 1.0), saveat=[0.5, 1.0])
+    m, y = run.grid.size - 1, TANH.y
+    for bad in (np.ones(2), np.ones((3, 2)), np.ones((3, 2, 2)), 1.0):
+        with pytest.raises(
+            InputError, match=r"y_bar must have the shape of run.y1, \(2, 2\), or of run.y, \(2, 2, 2\)"
+        ):
+            discrete(run, bad)
+    with pytest.raises(InputError, match=r"cotangent at t = 0.3 must have shape \(2, 2\); got \(2,\)"):
+        discrete(run, jumps=[(0.3, np.ones(2))])
+    for name in ("error_bar", "stiffness_bar"):
+        with pytest.raises(InputError, match=rf"{name} must have one entry an accepted step, shape \({m},\)"):
+            discrete(run, y, **{name: np.ones(m + 1)})
+    for t in (-0.1, 1.1, np.nan):
+        with pytest.raises(InputError, match="outside the solved span"):
+            discrete(run, jumps=[(t, y)])
+    for method in ("BS32", "Euler"):
+        other = solved(TANH, (0.0, 1.0), method)
+        with pytest.raises(InputError, match=f"{method} has no stiffness estimate to differentiate"):
+            discrete(other, y, stiffness_bar=np.ones(other.grid.size - 1))
+
+
+def test_lists_integers_and_inputs_left_alone():
+    run = solved(TANH, (0.0, 1.0))
+    bar = np.array([[1, 0], [2, -1]])
+    before = run.states.copy()
+    one, two = discrete(run, bar.tolist()), discrete(run, bar.astype(float), jumps=iter([]))
+    np.testing.assert_array_equal(one.theta, two.theta)
+    np.testing.assert_array_equal(run.states, before)
+    assert discrete(run, bar).theta.tobytes() == one.theta.tobytes()  # and again: nothing is left over from a call
