@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     mnist.add_argument("--steps", type=_positive, default=300, help=text)
     text = "float32 is the published setting (default %(default)s)"
     mnist.add_argument("--dtype", choices=("float64", "float32"), default="float64", help=text)
+    text = "the penalty's weight at the start and end (published: 2.5 1.0)"
+    mnist.add_argument("--weights", type=float, nargs=2, metavar=("START", "END"), default=None, help=text)
     mnist.add_argument("--seeds", type=_positive, default=1, help="trainings a row (default %(default)s)")
     _common(mnist, "runs/mnist")
     return parser
@@ -97,11 +99,19 @@ def reproduce_moons(seeds: int | None, quick: bool, sweep: bool, out: Path, jobs
 
 
 def reproduce_mnist(
-    data: str, data_dir: Path | None, steps: int, dtype: str, seeds: int, out: Path, jobs: int | None
+    data: str,
+    data_dir: Path | None,
+    steps: int,
+    dtype: str,
+    weights: list[float] | None,
+    seeds: int,
+    out: Path,
+    jobs: int | None,
 ) -> None:
     from .experiments import mnist
 
-    print(mnist.run(out, data=data, data_dir=data_dir, steps=steps, dtype=dtype, seeds=seeds, n_jobs=jobs or -1))
+    options = {"data": data, "data_dir": data_dir, "steps": steps, "dtype": dtype, "weights": weights, "seeds": seeds}
+    print(mnist.run(out, n_jobs=jobs or -1, **options))
 
 
 def warmup() -> None:

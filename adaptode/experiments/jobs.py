@@ -78,11 +78,7 @@ def warm_up(dtypes: Iterable[str] = ("float64", "float32")) -> None:
         ConditionNumber(1.0),
     )
     for dtype in dtypes:
-        for time, controller in (("none", "torchdiffeq"), ("every", None)):
-            objective = Objective(
-                MLP((2, 4, 2), time=time), loss="binary_cross_entropy", head=LinearHead(2, 1), method="Dopri5",
-                controller=controller, rtol=1e-3, atol=1e-3, penalties=penalties, dtype=dtype,
-            )  # fmt: skip
-            params = objective.init(rng)
-            objective.value_and_grad(params, X.astype(dtype), y, rng=rng, step=0)
-            objective.predict(params, X.astype(dtype))
+        objective = Objective(MLP((2, 4, 2)), "binary_cross_entropy", head=LinearHead(2, 1), penalties=penalties, dtype=dtype)
+        params = objective.init(rng)
+        objective.value_and_grad(params, X, y, rng=rng, step=0)
+        objective.solve(params, X).sol(0.5)

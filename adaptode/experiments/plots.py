@@ -41,7 +41,6 @@ _STYLE = {
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
     "axes.edgecolor": "#808080",
-    "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
 
@@ -54,9 +53,7 @@ def _pyplot() -> Any:
     return plt
 
 
-def figure(
-    n_rows: int = 1, n_columns: int = 1, size: tuple[float, float] = (6.4, 4.0), **options: Any
-) -> tuple[Figure, Any]:
+def figure(n_rows: int = 1, n_columns: int = 1, size: tuple[float, float] = (6.4, 4.0), **options: Any) -> tuple[Figure, Any]:
     """A figure in the house's style and its Axes: one, or an array of them."""
     plt = _pyplot()
     with plt.rc_context(_STYLE):
@@ -117,21 +114,21 @@ def step_sizes(
 ) -> Axes:
     """Every attempt of a solve as a bar from t to t + h, h high; rejected attempts as dashed outlines with a cross.
 
-    t, h, accepted : (k,) one row an attempt, as in `run.steps`; t1: where the solve was told to end
+    t, h, accepted : (k,) one row an attempt, as in `run.steps`
+    t1             : the end of the span, where bars are cut off; a controller may step past it
     """
     ax = _axes(ax)
-    accepted = np.asarray(accepted, bool)
-    rejected = ~accepted
-    look = {"color": color, "alpha": 0.55, "edgecolor": "white", "linewidth": 1.2}
-    ax.bar(t[accepted], h[accepted], h[accepted], align="edge", **look)
+    rejected = ~np.asarray(accepted, bool)
+    width = h if t1 is None else np.minimum(h, t1 - t)
+    look = {"color": color, "alpha": 0.6, "edgecolor": "white", "linewidth": 1.2}
+    ax.bar(t[~rejected], h[~rejected], width[~rejected], align="edge", **look)
     if rejected.any():
-        ax.bar(t[rejected], h[rejected], h[rejected], align="edge", fill=False, edgecolor=REJECTED, ls="--", lw=1.1)
-        middle, label = t[rejected] + h[rejected] / 2, f"rejected ({rejected.sum()})"
+        ax.bar(t[rejected], h[rejected], width[rejected], align="edge", fill=False, edgecolor=REJECTED, ls="--", lw=1.1)
+        middle, label = t[rejected] + width[rejected] / 2, f"rejected ({rejected.sum()})"
         ax.plot(middle, h[rejected], "x", color=REJECTED, ms=8, mew=2, label=label, clip_on=False)
-        ax.legend(loc="upper left")
-    if t1 is not None:
-        ax.axvline(t1, color="#808080", lw=1, ls=":")
-    ax.set(xlabel="t", ylabel="step size h", title=title, ylim=(0, None))
+        ax.legend(loc="upper left", frameon=False)
+    ax.set(xlabel="t", ylabel="step size h", title=title)
+    ax.grid(axis="x", visible=False)
     return ax
 
 
@@ -144,7 +141,7 @@ def noise_curves(stds: NDArray, accuracy: Mapping[str, NDArray], *, ax: Axes | N
         ax.fill_between(stds, mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)
         ax.plot(stds, mean, color=color, marker=marker, ms=5, lw=1.8, label=label)
     ax.set(xlabel="standard deviation of the Gaussian input noise", ylabel="test accuracy")
-    ax.legend()
+    ax.legend(frameon=False)
     return ax
 
 
@@ -177,25 +174,20 @@ def sweep_curves(points: Sequence[Mapping[str, Any]], *, ax: Axes | None = None)
         nfe = [point["nfe"]["mean"] for point in own]
         accuracy = [point["accuracy"]["mean"] for point in own]
         ax.plot(nfe, accuracy, color=color, marker=marker, ms=6, lw=1.3, label=label)
-        if len(own) > 1:
-            for point in (own[0], own[-1]):
-                ax.annotate(
-                    f"{point['weight']:g}", (point["nfe"]["mean"], point["accuracy"]["mean"]),
-                    textcoords="offset points", xytext=(5, 4), fontsize=8, color=color,
-                )  # fmt: skip
+        ax.annotate(
+            f"λ = {own[-1]['weight']:g}", (nfe[-1], accuracy[-1]),
+            textcoords="offset points", xytext=(7, 4), fontsize=8, color=color,
+        )  # fmt: skip
     ax.set(xlabel="NFE", ylabel="test accuracy")
-    ax.legend()
+    ax.legend(frameon=False)
     return ax
 
 
-def history_curves(
-    histories: Mapping[str, Mapping[str, NDArray]], column: str, ylabel: str, *, ax: Axes | None = None
-) -> Axes:
+def history_curves(histories: Mapping[str, Mapping[str, NDArray]], column: str, ylabel: str, *, ax: Axes | None = None) -> Axes:
     """A column of the training history of each row against the step."""
     ax = _axes(ax)
     for name, history in histories.items():
         label, color, _ = ROW_STYLE[name]
         ax.plot(history["step"], history[column], color=color, lw=1.5, label=label)
     ax.set(xlabel="training step", ylabel=ylabel)
-    ax.legend()
     return ax

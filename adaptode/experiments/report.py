@@ -46,9 +46,7 @@ def open_folder(out: str | os.PathLike[str]) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(
-            f"cannot write to {folder}: {error.strerror or error}; choose another folder with --out"
-        ) from error
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder with --out") from error
     return folder
 
 
@@ -59,9 +57,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def write_result(
-    folder: Path, config: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping[str, Any]], **more: Any
-) -> Path:
+def write_result(folder: Path, config: Mapping[str, Any], seeds: Sequence[int], rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
     """Write `result.json`: config, versions, seeds, rows, and what else an experiment has to say.
 
     A row is `{"name": …, "nfe": {"mean": …, "std": …}, …}`. JSON has no NaN and no infinity: they are written as null.
@@ -99,9 +95,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in [list(header), *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        ]
+        padded = [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))]
         return "| " + " | ".join(padded) + " |"
 
     rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"

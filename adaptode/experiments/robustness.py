@@ -18,9 +18,7 @@ def accuracy(predict: Predict, X: NDArray, y: NDArray) -> float:
     return float(np.mean(predict(X) == y))
 
 
-def accuracy_under_noise(
-    predict: Predict, X: NDArray, y: NDArray, stds: ArrayLike, *, rng: np.random.Generator | int | None = None
-) -> NDArray[np.float64]:
+def accuracy_under_noise(predict: Predict, X: NDArray, y: NDArray, stds: ArrayLike, *, rng: np.random.Generator | int | None = None) -> NDArray[np.float64]:
     """Accuracy on X + std · ε, ε ~ N(0, I), for each std (k,) in units of X; std 0 is the clean accuracy.
 
     One ε is drawn and scaled, so that the curve along `stds` shows the classifier and not the draw.
@@ -54,13 +52,7 @@ def boundary_distance(
     The spacing of `radii` is the resolution; too few points overestimate, as the cap beyond the boundary can be missed.
     """
     radii = np.asarray(radii, float)
-    if (
-        radii.ndim != 1
-        or radii.size == 0
-        or not np.all(np.isfinite(radii))
-        or radii[0] <= 0
-        or np.any(np.diff(radii) <= 0)
-    ):
+    if radii.ndim != 1 or radii.size == 0 or not np.all(np.isfinite(radii)) or radii[0] <= 0 or np.any(np.diff(radii) <= 0):
         raise InputError(f"radii must be finite, positive and increasing, got {radii}")
     if n_points < 1:
         raise InputError(f"n_points must be at least 1, got {n_points}")
