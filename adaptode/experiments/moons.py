@@ -69,9 +69,9 @@ class Config:
         }
     )
     noise_stds: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    radius_step: float = 0.02
+    radius_step: float = 0.04
     radius_limit: float = 2.0
-    sphere_points: int = 32
+    sphere_points: int = 16
 
     @property
     def steps(self) -> int:
@@ -79,7 +79,7 @@ class Config:
         return self.epochs * -(-self.n_train // self.batch_size)
 
 
-QUICK = Config(epochs=85, gentle=None, radius_step=0.1, sphere_points=16)
+QUICK = Config(epochs=85, gentle=None, radius_step=0.1)
 
 
 class Task(NamedTuple):
