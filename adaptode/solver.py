@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._jit import call_socket, dual, kernel, specialize
-from .control import Controller, accepts, first_step, get_controller, next_factor
 from .checked import check_finite, check_saveat, check_scale, check_span, check_steps, check_tolerances
+from .control import Controller, accepts, first_step, get_controller, next_factor
 from .dense import dense_state
 from .errors import InputError
 from .fields.mlp_kernels import mlp_value
@@ -184,7 +184,9 @@ def solve(
     """
     tab = get_tableau(method)
     control = get_controller(controller)
-    y0, theta = field.check(np.asarray(y0), np.asarray(theta))
+    if not isinstance(field, Field):
+        raise InputError(f"solve needs a field, not {type(field).__name__}: wrap a function f(t, y, theta) as adaptode.PythonField(f, n=...)")
+    y0, theta = field.check(y0, theta)
     theta = theta.copy()  # a run is a record: updating the caller's parameters in place must not change it
     batch, dtype = y0.shape[0], y0.dtype
     t0, t1 = check_span(tspan)
@@ -255,6 +257,7 @@ def _start(bound, tab, control: Controller, state: State, span: Span, tolerances
     """f(t₀, y₀) and the first step size; a start that is not finite ends the solve here."""
     t0, length = state.clock[T], abs(span.end - state.clock[T])
     f0 = state.K[0]
+    f0[:] = np.nan  # what a field forgets to fill must not pass for an answer
     bound.value(t0, state.y, bound.pack, f0)
     state.count[NFEV], state.count[FRESH] = 1, 1
     if not np.isfinite(f0).all():

@@ -172,6 +172,8 @@ def discrete(
     Undefined points: where a scaled error is 0, or the stage pair coincides, that step's estimate has gradient 0; see `norms.scaled_rms`.
     SolveError for a run that failed, InputError for cotangents of a wrong shape.
     """
+    if not isinstance(run, Run):
+        raise InputError(f"discrete(run, y_bar) starts with the run of adaptode.solve; got {type(run).__name__}")
     run.require_success()
     run.field.require("vjp")
     states = run.require_states("the discrete adjoint")

@@ -49,7 +49,7 @@ class Field:
     def value(self, t: float, y: Array, theta: Array) -> Array:
         """f(t, y; θ), shape (B, n)."""
         y, bound = self._bound(y, theta)
-        out = np.empty_like(y)
+        out = np.full_like(y, np.nan)  # what a field forgets to fill must not pass for an answer
         bound.value(float(t), y.ravel(), bound.pack, out.ravel())
         return out
 
@@ -105,13 +105,17 @@ class Field:
 
     def check(self, y: Array, theta: Array) -> tuple[Array, Array]:
         """y as a C-contiguous (B, n) and theta as a (P,) array of one float dtype; InputError names what does not fit."""
-        y, theta = np.asarray(y), np.asarray(theta)
+        try:
+            y, theta = np.asarray(y), np.asarray(theta)
+        except ValueError as error:
+            raise InputError(f"the states and theta must be arrays of numbers: {error}") from None
         dtype = np.float32 if y.dtype == np.float32 and theta.dtype in (np.float32, np.float64) else np.float64
         for name, value in (("y", y), ("theta", theta)):
             if not (np.issubdtype(value.dtype, np.number) or value.dtype == bool) or np.iscomplexobj(value):
                 raise InputError(f"{name} must be real numbers; got dtype {value.dtype}")
         if y.ndim != 2 or y.shape[1] != self.n or y.shape[0] == 0:
-            raise InputError(f"y must have shape (batch, {self.n}) with batch >= 1; got {y.shape}")
+            one = "; for one state write y[None, :]" if y.shape == (self.n,) else ""
+            raise InputError(f"states y must have shape (batch, {self.n}) with batch >= 1; got {y.shape}{one}")
         if theta.shape != (self.n_params,):
             raise InputError(f"theta must have shape ({self.n_params},) for {self.name}; got {theta.shape}")
         return np.ascontiguousarray(y, dtype=dtype), np.ascontiguousarray(theta, dtype=dtype)

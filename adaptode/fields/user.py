@@ -37,6 +37,8 @@ class PythonField(Field):
         name: str | None = None,
     ) -> None:
         _check_counts(n, n_params)
+        if not callable(value):
+            raise InputError(f"PythonField needs a function value(t, y, theta) -> (B, n); got {value!r}")
         self.n, self.n_params = int(n), int(n_params)
         self.name = name or getattr(value, "__name__", "field")
         self._functions = {"value": value, "vjp": vjp, "jvp": jvp, "jacobian": jacobian, "bilinear_vjp": bilinear_vjp}
@@ -146,7 +148,8 @@ def socket_pullback(t, y, pack, kept, w, y_bar, theta_bar):
 class CompiledField(Field):
     """f compiled with numba.njit: value(t, y, theta, out) fills out; vjp(t, y, theta, w, y_bar, theta_bar) adds to y_bar and theta_bar.
 
-    All arrays are flat and C-contiguous; a batch (B, n) arrives as its (B·n,) view. The loop that calls them is compiled once for all such
+    All arrays are flat and C-contiguous; a batch (B, n) arrives as its (B·n,) view, and the functions loop over its
+    samples. The loop that calls them is compiled once for all such
     fields and kept on disk: a new field costs only its own compilation.
     """
 

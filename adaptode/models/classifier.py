@@ -6,7 +6,8 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,6 +19,7 @@ try:
     from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
+    from threadpoolctl import threadpool_limits
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         'NeuralODEClassifier needs scikit-learn 1.6 or later: pip install "adaptode[ml]"', name=error.name
@@ -112,18 +114,19 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise InputError(f"y has one class only, {classes[0]!r}; a classifier needs at least two")
         objective = self._objective(X.shape[1], len(classes))
-        result = fit(
-            objective,
-            _cast(X, objective.dtype),
-            labels,
-            optimizer=Adam(self.learning_rate, weight_decay=self.weight_decay),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            rng=rng,
-            progress=self.progress,
-            checkpoint=self.checkpoint,
-            resume=self.resume,
-        )
+        with _blas_for(objective, self.batch_size or len(X)):
+            result = fit(
+                objective,
+                _cast(X, objective.dtype),
+                labels,
+                optimizer=Adam(self.learning_rate, weight_decay=self.weight_decay),
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                rng=rng,
+                progress=self.progress,
+                checkpoint=self.checkpoint,
+                resume=self.resume,
+            )
         if result.status == "interrupted":
             warnings.warn(f"training {result.message}: the model is what it had become", RuntimeWarning, stacklevel=2)
         self.classes_, self.objective_ = classes, objective
@@ -133,7 +136,8 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Logits: (B,) for two classes, positive for the second; (B, k) for more."""
         X = self._validated(X)
-        logits = self.objective_.predict(self.params_, X)
+        with _blas_for(self.objective_, len(X)):
+            logits = self.objective_.predict(self.params_, X)
         return logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
@@ -152,7 +156,8 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
     def n_function_evaluations(self, X: ArrayLike) -> int:
         """Evaluations of the field (NFE) in one solve of all of X."""
         X = self._validated(X)
-        return self.objective_.solve(self.params_, X).nfev
+        with _blas_for(self.objective_, len(X)):
+            return self.objective_.solve(self.params_, X).nfev
 
     def _objective(self, n: int, n_classes: int) -> Objective:
         try:
@@ -184,6 +189,13 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
         with _input_errors():
             X = validate_data(self, X, dtype=np.float64, reset=False)
         return _cast(X, self.objective_.dtype)
+
+
+def _blas_for(objective: Objective, batch: int) -> AbstractContextManager[Any]:
+    """One BLAS thread where the products are small: a second gains nothing there, and on a busy machine it costs many times the whole."""
+    sizes = objective.field.sizes
+    flops = 2 * batch * max(m * k for m, k in pairwise(sizes))
+    return threadpool_limits(1, "blas") if flops < 2e7 else nullcontext()
 
 
 @contextmanager

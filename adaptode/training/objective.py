@@ -82,6 +82,9 @@ class Objective:
         self.tspan, self.dtype = check_span(tspan), np.dtype(dtype)
         check_tolerances(rtol, atol, field.n, 1, self.dtype)
         self.method, self.controller = get_tableau(method), get_controller(controller)
+        for penalty in self.penalties:
+            if not isinstance(penalty, Penalty):
+                raise InputError(f"penalties must be made like adaptode.LocalError(0.1); got {penalty!r}")
         names = [p.name for p in self.penalties]
         self._names = [f"{name}_{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
         for penalty in self.penalties:
