@@ -31,6 +31,7 @@ def run(*arguments, **environment):
         ["reproduce", "cifar"],
         ["reproduce", "moons", "--seeds", "0"],
         ["reproduce", "moons", "--seeds", "2.5"],
+        ["reproduce", "moons", "--first-seed", "-1"],
         ["reproduce", "mnist", "--steps", "-3"],
         ["reproduce", "mnist", "--dtype", "float16"],
         ["info", "--unknown"],
@@ -99,14 +100,14 @@ def test_options_reach_the_experiments(monkeypatch, capsys):
     for module in (moons, mnist):
         monkeypatch.setattr(module, "run", lambda out, **options: calls.append((out, options)) or "a table")
     assert cli.main(["reproduce", "moons"]) == 0
-    assert cli.main(["reproduce", "moons", "--quick", "--sweep", "--seeds", "3", "--out", "x", "--jobs", "1"]) == 0
+    assert cli.main(["reproduce", "moons", "--quick", "--sweep", "--seeds", "3", "--first-seed", "100", "--out", "x", "--jobs", "1"]) == 0
     assert cli.main(["reproduce", "mnist"]) == 0
     more = ["--data", "digits", "--data-dir", "d", "--steps", "7", "--dtype", "float32", "--seeds", "2", "--out", "y"]
     assert cli.main(["reproduce", "mnist", *more, "--weights", "2.5", "1"]) == 0
     assert capsys.readouterr().out == "a table\n" * 4
     assert calls == [
-        (Path("runs/moons"), {"quick": False, "seeds": None, "sweep": False, "n_jobs": -1}),
-        (Path("x"), {"quick": True, "seeds": 3, "sweep": True, "n_jobs": 1}),
+        (Path("runs/moons"), {"quick": False, "seeds": None, "first_seed": 0, "sweep": False, "n_jobs": -1}),
+        (Path("x"), {"quick": True, "seeds": 3, "first_seed": 100, "sweep": True, "n_jobs": 1}),
         (Path("runs/mnist"),
          {"data": "mnist", "data_dir": None, "steps": 300, "dtype": "float64", "weights": None, "seeds": 1,
           "n_jobs": -1}),

@@ -244,8 +244,9 @@ def test_moons_end_to_end(tmp_path, capsys):
 
 
 def test_moons_try_a_gentler_norm_without_a_sweep(tmp_path, capsys):
-    moons.run(tmp_path, seeds=1, n_jobs=1, config=replace(TINY, gentle=0.5))
+    moons.run(tmp_path, seeds=1, first_seed=7, n_jobs=1, config=replace(TINY, gentle=0.5))
     result = check_folder(tmp_path, ROWS, {"nfe", "accuracy"})
+    assert result["seeds"] == [7] and result["command"] == "adaptode reproduce moons --seeds 1 --first-seed 7"
     assert [(point["name"], point["weight"]) for point in result["sweep"]] == [("frobenius", 0.5), ("spectral", 0.5)]
     assert len(result["findings"]) == 7 and len(capsys.readouterr().err.splitlines()) == 8
     assert not (tmp_path / "sweep.png").exists()

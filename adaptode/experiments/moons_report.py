@@ -241,7 +241,9 @@ def _markdown(outcome: Outcome, claims: Sequence[Finding], images: Mapping[str, 
         "training": f"Glorot uniform, Adam, learning rate {config['learning_rate']:g} falling to 0 as a cosine, "
         f"{config['epochs']} epochs, batch {config['batch_size']}",
         "data": f"two moons, noise {config['noise']:g}, {config['n_train']} training and {config['n_test']} test points, drawn anew for each seed",
-        "seeds": f"{len(outcome.seeds)}; ± is the sample standard deviation; a seed sets data, initial parameters, batches and sampling",
+        "seeds": f"{', '.join(map(str, outcome.seeds))}; ± is the sample standard deviation; a seed sets data, initial "
+        "parameters, batches and sampling. λ and the other choices were made looking at seeds 0 to 7; `--first-seed 100` "
+        "runs others",
         "distance": f"spheres of radius {radii}, {config['sphere_points']} points each",
     }
     medians = ", ".join(f"{row['name']} {row['condition_number_median']['mean']:.2f}" for row in outcome.rows)
