@@ -2,7 +2,7 @@
 
 `kernel` compiles on first call, keeps the result on disk and never compiles at import. A `dual` function calls a field, whose functions `specialize`
 binds: compiled for a compiled field, interpreted (with all its arithmetic still in kernels) for a Python one.
-`socket` turns a user's jitted function into a typed function pointer, so that the loop that calls it is compiled once and for all.
+Functions of the user reach the loop through `fields.sockets`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from __future__ import annotations
 import types
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numba
-import numpy as np
+from numba.core import cgutils
 from numba.core.caching import FunctionCache
-from numba.core.errors import NumbaError, NumbaExperimentalFeatureWarning
-from numba.core.sigutils import normalize_signature
-
-from .errors import FieldError
+from numba.extending import intrinsic, overload
 
 # Contraction keeps NaN, inf and the order of sums; nnan, ninf and reassoc would not, and the accept test depends on them.
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
@@ -58,9 +56,14 @@ class _Cache(FunctionCache):
         return (*super()._index_key(sig, codegen), self._stamp)
 
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compile `function` on its first call and keep it on disk; under NUMBA_DISABLE_JIT=1 it stays plain Python."""
-    compiled = numba.njit(function, **_OPTIONS)
+def kernel(function: Callable[..., Any] | None = None, *, forceinline: bool = False) -> Any:
+    """Compile `function` on its first call and keep it on disk; under NUMBA_DISABLE_JIT=1 it stays plain Python.
+
+    forceinline: where a kernel calls it for a few numbers at a time, and the call would cost more than the work.
+    """
+    if function is None:
+        return partial(kernel, forceinline=forceinline)
+    compiled = numba.njit(function, forceinline=forceinline, **_OPTIONS)
     if not JIT_DISABLED:
         try:
             compiled._cache = _Cache(function)
@@ -71,7 +74,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 def inline(function: Callable[..., Any]) -> Any:
     """A scalar helper, compiled into the kernels that use it and not kept by itself."""
-    return numba.njit(function, **_OPTIONS)
+    return numba.njit(function, forceinline=True, **_OPTIONS)
 
 
 def dual(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,41 +108,24 @@ def is_compiled(function: Any) -> bool:
     return isinstance(function, numba.core.dispatcher.Dispatcher)
 
 
-def socket(function: Any, arguments: str, role: str) -> Any:
-    """`function` compiled for the given argument types, to be passed where a function pointer of that type is expected.
+@intrinsic
+def _unowned(context, array):
+    def generate(context, builder, typed, values):
+        view = context.make_array(typed.args[0])(context, builder, values[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        return view._getvalue()
 
-    arguments : Numba argument types, such as "f8, f8[::1], f8[::1], f8[::1]"
-    raises FieldError when it does not compile for them, with Numba's own reason at the end
+    return array(array), generate
+
+
+def borrow(array: Any) -> Any:
+    """The same array, its references no longer counted by compiled code: in a loop over a small state the counting costs more than the sums.
+
+    Only for arguments of a kernel, which outlive it.
     """
-    signature = normalize_signature(f"void({arguments})")[0]
-    if signature not in function.overloads:
-        try:
-            function.compile(signature)
-        except (NumbaError, TypeError) as error:  # TypeError: another number of arguments
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip() and "pipeline" not in line), "")
-            raise FieldError(
-                f"the compiled {role} `{function.py_func.__name__}` cannot be called as {role}({arguments}): {reason}\n"
-                "Its arrays are flat; it fills or adds to its last ones in place and returns nothing. A plain Python function needs no jit at all."
-            ) from error
-    if not isinstance(function.overloads[signature].signature.return_type, numba.types.NoneType):
-        raise FieldError(f"the compiled {role} `{function.py_func.__name__}` must fill its last array in place and return nothing")
-    return function
+    return array
 
 
-def call_socket(entry: Any, functions: tuple[Any, ...], signatures: tuple[str, ...], *arguments: Any) -> Any:
-    """Call a kernel whose first arguments are function pointers with the given signatures, made from functions that went through `socket`.
-
-    Compiling for the pointer's type, and never for the function itself, is what keeps one compiled loop for all fields on disk.
-    """
-    sample = next(a for a in arguments if isinstance(a, np.ndarray))
-    compiled_for = entry.__dict__.setdefault("adaptode_dtypes", set())
-    if sample.dtype not in compiled_for:
-        types_of = [normalize_signature(f"void({s})") for s in signatures]
-        pointers = (numba.types.FunctionType(result(*types_in)) for types_in, result in types_of)
-        entry.disable_compile(False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NumbaExperimentalFeatureWarning)  # function pointers: measured and tested here
-            entry.compile((*pointers, *(numba.typeof(a) for a in arguments)))
-        entry.disable_compile()
-        compiled_for.add(sample.dtype)
-    return entry(*functions, *arguments)
+@overload(borrow)
+def _borrow(array):
+    return lambda array: _unowned(array)

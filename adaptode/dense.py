@@ -39,7 +39,7 @@ def dense_state(tab, theta, h, y0, y1, K, out):
     if theta == 1.0:
         out[:] = y1
     else:
-        combine(y0, h, dense_weights(tab, theta), K, tab.b.size, out)
+        combine(y0, h, dense_weights(tab, theta), 0, K, tab.b.size, out, 0)
 
 
 def locate(run: Run, t: Any) -> Array:

@@ -17,7 +17,7 @@ def _step(tolerance):
     return 0 if tolerance.size == 1 else 1
 
 
-@kernel
+@kernel(forceinline=True)
 def scaled_rms(err, y0, y1, atol, rtol):
     """RMS of a local error in units of the tolerance.
 
@@ -82,18 +82,18 @@ def scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar):
             y1_bar[i] += s_bar * np.sign(y1[i])
 
 
-@kernel
-def rms_difference(a, b):
-    """sqrt( (1/N) Σᵢ (aᵢ − bᵢ)² ) of two flat arrays."""
+@kernel(forceinline=True)
+def rms_rows(A, i, j):
+    """sqrt( (1/N) Σₑ (Aᵢₑ − Aⱼₑ)² ) of two rows of an array (m, N)."""
     s0 = s1 = 0.0
-    n = a.size
+    n = A.shape[1]
     m = n - n % 2
-    for i in range(0, m, 2):
-        d = np.float64(a[i]) - np.float64(b[i])
-        e = np.float64(a[i + 1]) - np.float64(b[i + 1])
-        s0 += d * d
-        s1 += e * e
+    for e in range(0, m, 2):
+        d0 = np.float64(A[i, e]) - np.float64(A[j, e])
+        d1 = np.float64(A[i, e + 1]) - np.float64(A[j, e + 1])
+        s0 += d0 * d0
+        s1 += d1 * d1
     if m < n:
-        d = np.float64(a[m]) - np.float64(b[m])
-        s0 += d * d
+        d0 = np.float64(A[i, m]) - np.float64(A[j, m])
+        s0 += d0 * d0
     return math.sqrt((s0 + s1) / n) if n else 0.0

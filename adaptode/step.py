@@ -2,7 +2,7 @@
 
 All arrays are flat: a batch (B, n) of states is its (N,) view, N = B n, stepped jointly. A field is seen through three functions
 
-    value(t, y, theta, out)                                  out = f(t, y; θ)
+    value(t, Y, r, theta, K, i)                              K[i] = f(t, Y[r]; θ)
     linearize(t, y, theta, out, kept)                        the same, and keeps what the transpose needs; with an empty out only that
     pullback(t, y, theta, kept, w, y_bar, theta_bar)         y_bar += (∂f/∂y)ᵀ w,   theta_bar += (∂f/∂θ)ᵀ w
 
@@ -27,26 +27,67 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import dual, kernel, specialize
-from .norms import rms_difference, scaled_rms, scaled_rms_vjp
+from ._jit import dual, inline, kernel, specialize
+from .norms import rms_rows, scaled_rms, scaled_rms_vjp
 
 _BLOCK = 1024  # elements worked on at a time, so that the running sum stays in the first-level cache
+_SMALL = 16  # up to this many elements, one element after the other: the sum stays in a register
+
+
+@inline
+def _at(a, i, e):
+    """a[i, e], or a[e] of a vector: by numbers, since a slice costs more in a compiled loop than a whole sum over a small state."""
+    if a.ndim == 1:
+        return a[e]
+    return a[i, e]
+
+
+@inline
+def _put(a, i, e, x):
+    if a.ndim == 1:
+        a[e] = x
+    else:
+        a[i, e] = x
 
 
 @kernel
-def combine(y0, h, weights, K, m, out):
-    """out = y0 + h Σ_{j<m} weights_j K_j, summed in the order of j; zero weights are skipped."""
-    n = y0.size
+def _combine_blocks(y0, h, W, i, K, m, out, r, base):
+    row = out if out.ndim == 1 else out[r]
+    n = row.size
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
-        o = out[start:stop]
-        o[:] = y0[start:stop]
+        o = row[start:stop]
+        if base:
+            o[:] = y0[start:stop]
+        else:
+            o[:] = 0.0
         for j in range(m):
-            if weights[j] != 0.0:
-                w = o.dtype.type(h * weights[j])
+            w = _at(W, i, j)
+            if w != 0.0:
+                w = o.dtype.type(h * w)
                 k = K[j, start:stop]
-                for i in range(stop - start):
-                    o[i] += w * k[i]
+                for e in range(stop - start):
+                    o[e] += w * k[e]
+
+
+@kernel(forceinline=True)
+def combine(y0, h, W, i, K, m, out, r, base=True):
+    """out[r] = y0 + h Σ_{j<m} W[i, j] K[j], summed in the order of j; zero weights are skipped; without y0 if not `base`.
+
+    W and out may be vectors, of which i and r then say nothing.
+    """
+    n = K.shape[1]
+    zero = out.dtype.type(0.0)
+    if n <= _SMALL:
+        for e in range(n):
+            total = y0[e] if base else zero
+            for j in range(m):
+                w = _at(W, i, j)
+                if w != 0.0:
+                    total += out.dtype.type(h * w) * K[j, e]
+            _put(out, r, e, total)
+        return
+    _combine_blocks(y0, h, W, i, K, m, out, r, base)
 
 
 @kernel
@@ -80,8 +121,8 @@ def is_zero(x):
     return True
 
 
-def value(t, y, theta, out):
-    """The field; bound by `specialize`."""
+def value(t, Y, r, theta, K, i):
+    """K[i] = f(t, Y[r]; θ); bound by `specialize`. By rows, as in `combine`."""
     raise NotImplementedError
 
 
@@ -95,32 +136,41 @@ def pullback(t, y, theta, kept, w, y_bar, theta_bar):
     raise NotImplementedError
 
 
+@inline
+def _turn(i, rows):
+    """i modulo rows; a division would cost as much as the sums of a stage."""
+    while i >= rows:
+        i -= rows
+    return i
+
+
 @dual
 def stages(theta, tab, t, h, y0, first, last, Y, K):
     """Equation (1) for stages first … last − 1, given K_j for j < first; Y is (s, N), or has fewer rows, used in turn, when no more is needed."""
+    A, c, rows = tab.A, tab.c, Y.shape[0]
+    r = _turn(first, rows)
     for i in range(first, last):
-        row = Y[i % Y.shape[0]]
-        combine(y0, h, tab.A[i], K, i, row)
-        value(t + tab.c[i] * h, row, theta, K[i])
+        combine(y0, h, A, i, K, i, Y, r)
+        value(t + c[i] * h, Y, r, theta, K, i)
+        r = r + 1 if r + 1 < rows else 0
 
 
-@kernel
+@kernel(forceinline=True)
 def finish(tab, h, y0, K, Y, atol, rtol, y1, err):
     """Equations (1, right), (2) and (3) after the stages; returns (q, S). Y holds the stage states from the stiffness pair's first on, row i in Y[i % rows]."""
-    s = tab.b.size
+    s, rows = tab.b.size, Y.shape[0]
     if tab.fsal:  # a_s = b: the last stage state is y₁ already
-        y1[:] = Y[(s - 1) % Y.shape[0]]
+        r = _turn(s - 1, rows)
+        for e in range(y1.size):
+            y1[e] = Y[r, e]
     else:
-        combine(y0, h, tab.b, K, s, y1)
-    err[:] = 0.0
-    if tab.adaptive:
-        combine(err, h, tab.e, K, s, err)
+        combine(y0, h, tab.b, 0, K, s, y1, 0)
+    combine(y0, h, tab.e, 0, K, s if tab.adaptive else 0, err, 0, False)
     q = scaled_rms(err, y0, y1, atol, rtol)
     stiffness = np.nan
     if tab.pair_i >= 0:
-        rows = Y.shape[0]
-        n_d = rms_difference(K[tab.pair_j], K[tab.pair_i])
-        n_g = rms_difference(Y[tab.pair_j % rows], Y[tab.pair_i % rows])
+        n_d = rms_rows(K, tab.pair_j, tab.pair_i)
+        n_g = rms_rows(Y, _turn(tab.pair_j, rows), _turn(tab.pair_i, rows))
         stiffness = n_d / (n_g * tab.constant) if n_g > 0.0 else 0.0
     return q, stiffness
 
@@ -132,7 +182,7 @@ def linearized_stages(theta, tab, t, h, y0, first, last, Y, K, kept, have_K):
     have_K: the rows of K are known already, and nothing but what the pullback needs is computed: no call at all where it needs nothing.
     """
     for i in range(first, last):
-        combine(y0, h, tab.A[i], K, i, Y[i])
+        combine(y0, h, tab.A, i, K, i, Y, i)
         linearize(t + tab.c[i] * h, Y[i], theta, K[i][:0] if have_K else K[i], kept[i])
     return 0 if have_K and kept.shape[1] == 0 else last - first
 
@@ -152,8 +202,8 @@ def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y1_bar, q_bar, stiffnes
     if stiffness_bar == 0.0 or tab.pair_i < 0:
         return
     i, j = tab.pair_i, tab.pair_j
-    n_d = rms_difference(K[j], K[i])
-    n_g = rms_difference(Y[j], Y[i])
+    n_d = rms_rows(K, j, i)
+    n_g = rms_rows(Y, j, i)
     if n_d == 0.0 or n_g == 0.0:
         return
     by_k = stiffness_bar / (n * n_d * n_g * tab.constant)
@@ -193,9 +243,9 @@ def stages_vjp(theta, tab, t, h, Y, kept, first, Y_pair_bar, Y_bar, y0_bar, K_ba
 # The same functions for any bound field (`adaptode.fields.Bound` in the place of theta), called from Python: for one step at a time.
 
 
-def bound_value(t, y, bound, out):
+def bound_value(t, Y, r, bound, K, i):
     """`value` of a bound field."""
-    bound.value(t, y, bound.pack, out)
+    bound.value(t, Y[r], bound.pack, K[i])
 
 
 def bound_linearize(t, y, bound, out, kept):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._jit import borrow, inline
 from .errors import InputError
 
 Array = NDArray[np.float64]
@@ -41,6 +42,13 @@ class Coefficients(NamedTuple):
     fsal: bool
     adaptive: bool
     error_order: int
+
+
+@inline
+def borrowed(tab):
+    """The same coefficients for use inside a kernel; see `_jit.borrow`."""
+    a, b, c, e, p = borrow(tab.A), borrow(tab.b), borrow(tab.c), borrow(tab.e), borrow(tab.p4)
+    return Coefficients(a, b, c, e, p, tab.pair_i, tab.pair_j, tab.constant, tab.fsal, tab.adaptive, tab.error_order)
 
 
 @dataclass(frozen=True, eq=False)

@@ -225,15 +225,15 @@ def test_the_stamp_follows_every_source_file_that_kernels_are_made_of(tmp_path, 
 
 @pytest.mark.skipif(_jit.JIT_DISABLED, reason="nothing is compiled")
 def test_kernels_are_kept_under_that_stamp(monkeypatch):
-    from adaptode.norms import rms_difference
+    from adaptode.norms import rms_rows
 
-    assert isinstance(rms_difference._cache, _jit._Cache)
+    assert isinstance(rms_rows._cache, _jit._Cache)
 
     class Codegen:
         def magic_tuple(self):
             return ("here",)
 
-    key = rms_difference._cache._index_key(("f8",), Codegen())
+    key = rms_rows._cache._index_key(("f8",), Codegen())
     assert key[-1] == _jit._Cache._stamp and "norms.py:" in key[-1]
     monkeypatch.setattr(_jit._Cache, "_stamp", "other")
-    assert rms_difference._cache._index_key(("f8",), Codegen()) != key
+    assert rms_rows._cache._index_key(("f8",), Codegen()) != key

@@ -10,7 +10,7 @@ from strategies import methods, networks, seeds
 
 from adaptode import step as module
 from adaptode.fields import MLP, PythonField
-from adaptode.norms import rms_difference
+from adaptode.norms import rms_rows
 from adaptode.step import (
     add,
     bound_linearized_stages,
@@ -262,15 +262,20 @@ def test_the_stiffness_of_a_linear_problem_is_its_rate():
 # --- sums -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 3, 1023, 1024, 1025, 2500])
+@pytest.mark.parametrize("n", [1, 3, 16, 17, 1023, 1024, 1025, 2500])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_combining_and_its_transpose_over_block_borders(n, dtype):
     rng = np.random.default_rng(n)
     y, K, weights = rng.normal(size=n).astype(dtype), rng.normal(size=(5, n)).astype(dtype), np.array([0.3, 0.0, -0.7, 1.1, 9.0])
     for call, transpose in ((combine, combine_vjp), (plain(combine), plain(combine_vjp))):
         out = np.full(n, np.nan, dtype)
-        call(y, 0.5, weights, K, 4, out)
+        call(y, 0.5, weights, 0, K, 4, out, 0)
+        rows = np.full((3, n), np.nan, dtype)
+        call(y, 0.5, np.stack([weights[::-1], weights]), 1, K, 4, rows, 2)  # by rows, and without y
+        assert np.array_equal(rows[2], out) and np.isnan(rows[:2]).all()
+        call(y, 0.5, weights, 0, K, 4, rows[0], 0, False)
         eps = np.finfo(dtype).eps
+        np.testing.assert_allclose(rows[0], 0.5 * (weights[:4] @ K[:4].astype(float)), rtol=20 * eps, atol=20 * eps)
         np.testing.assert_allclose(out, y + 0.5 * (weights[:4] @ K[:4].astype(float)), rtol=20 * eps, atol=20 * eps)
         w, bar = rng.normal(size=n).astype(dtype), np.zeros((5, n), dtype)
         transpose(0.5, weights, 4, w, bar)
@@ -286,7 +291,7 @@ def test_a_weight_of_zero_hides_even_nan():
     """Dopri5's b₂ = 0: a stage that does not count is not looked at."""
     K = np.array([[1.0, 1.0], [np.nan, np.inf]])
     out = np.empty(2)
-    combine(np.zeros(2), 1.0, np.array([1.0, 0.0]), K, 2, out)
+    combine(np.zeros(2), 1.0, np.array([1.0, 0.0]), 0, K, 2, out, 0)
     assert out.tolist() == [1.0, 1.0]
 
 
@@ -298,7 +303,7 @@ def test_adding_and_zeros():
         assert out.tolist() == [1.5, -1.5]
         assert empty(np.array([0.0, -0.0])) and empty(np.empty(0))
         assert not empty(np.array([0.0, 5e-324])) and not empty(np.array([np.nan]))
-    assert rms_difference(x, x) == 0.0
+    assert rms_rows(np.stack([x, x]), 0, 1) == 0.0
 
 
 def test_unbound_fields_say_so():

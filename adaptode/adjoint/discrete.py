@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._jit import call_socket, dual, kernel, specialize
+from .._jit import dual, specialize
 from ..dense import dense_weights, locate
 from ..errors import InputError
 from ..fields.mlp_kernels import mlp_linearize, mlp_pullback
 from ..fields.protocol import Array, Bound
-from ..fields.user import socket_linearize, socket_pullback, socket_signatures
+from ..fields.sockets import socket_linearize, socket_pullback, through_socket
 from ..norms import scaled_rms
 from ..solution import Run
 from ..step import add, bound_linearize, bound_pullback, combine, combine_vjp, finish_vjp, is_zero, linearized_stages, pullback, stages_vjp
@@ -114,8 +114,7 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar):
 
         q = 0.0
         if opened:
-            err[:] = 0.0
-            combine(err, h, tab.e, K, s, err)
+            combine(y0, h, tab.e, 0, K, s, err, 0, False)
             q = scaled_rms(err, y0, y1, atol, rtol)
         finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y_bar, q_bar, stiffness_bar, err_bar, y0_bar, K_bar, Y_pair_bar)
         calls += stages_vjp(theta, tab, t, h, Y, kept, 1, Y_pair_bar, Y_bar, y0_bar, K_bar, theta_bar)
@@ -134,13 +133,8 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar):
 
 
 _sweep_mlp = specialize(sweep, compiled=True, linearize=mlp_linearize, pullback=mlp_pullback)
-_sweep_compiled = specialize(sweep, compiled=True, linearize=socket_linearize, pullback=socket_pullback)
+_sweep_socket = specialize(sweep, compiled=True, linearize=socket_linearize, pullback=socket_pullback)
 _sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pullback=bound_pullback)
-
-
-@kernel
-def _sweep_socket(value, vjp, theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar):
-    return _sweep_compiled((value, vjp, theta), tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar)
 
 
 def _enter(bound: Bound, *arguments: Any) -> int:
@@ -149,7 +143,7 @@ def _enter(bound: Bound, *arguments: Any) -> int:
         return _sweep_mlp(bound.pack, *arguments)
     if bound.kind == "python":
         return _sweep_python(bound, *arguments)
-    return call_socket(_sweep_socket, (bound.value, bound.vjp), socket_signatures(bound.pack.dtype), bound.pack, *arguments)
+    return through_socket(_sweep_socket, _sweep_python, bound, *arguments)
 
 
 def discrete(

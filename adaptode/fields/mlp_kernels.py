@@ -88,6 +88,12 @@ def mlp_value(t, y, pack, out):
 
 
 @kernel
+def mlp_value_row(t, Y, r, pack, K, i):
+    """`mlp_value` of one row into another."""
+    mlp_value(t, Y[r], pack, K[i])
+
+
+@kernel
 def mlp_linearize(t, y, pack, out, kept):
     """`mlp_value` that keeps, in this order, x₀ and p′ (with a preactivation), each hidden layer's x⁺ and D, and the last layer's D (if not 1).
 

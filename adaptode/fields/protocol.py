@@ -16,10 +16,11 @@ Array = NDArray[Any]
 class Bound(NamedTuple):
     """A field with its parameters, a batch size and a dtype, ready to be stepped: the functions of `adaptode.step`, on flat arrays.
 
-    kind      "mlp", "socket" (compiled by the user) or "python": which copy of the loop serves it
+    kind      "mlp", "socket" (behind an address) or "python": which copy of the loop serves it
     pack      what `value`, `linearize` and `pullback` take in the place of theta
     kept      numbers that `linearize` keeps a call
-    vjp       the user's compiled vjp where kind is "socket"
+    reraise   raises what a Python function behind a socket raised
+    owner     keeps alive what `pack` holds addresses of
     """
 
     kind: str
@@ -28,7 +29,8 @@ class Bound(NamedTuple):
     pullback: Callable[..., None]
     pack: Any
     kept: int
-    vjp: Any = None
+    reraise: Callable[[], None] | None = None
+    owner: Any = None
 
 
 class Field:

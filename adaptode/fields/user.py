@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .._jit import JIT_DISABLED, is_compiled, kernel, socket
+from .._jit import JIT_DISABLED, is_compiled
 from ..errors import FieldError, InputError
 from .protocol import Array, Bound, Field
+from .sockets import array_signature, compile_for, socket_bound, value_socket, vjp_socket
+
+_USAGE = "Its arrays are flat; it fills or adds to its last ones in place and returns nothing. A plain Python function needs no jit at all."
 
 
 class PythonField(Field):
@@ -64,7 +67,7 @@ class PythonField(Field):
             y_bar += y_part.ravel()
             theta_bar += theta_part
 
-        return _user_bound("python", value, vjp, theta)
+        return _user_bound(value, vjp, theta)
 
     def jvp(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
         y, theta = self.check(y, theta)
@@ -107,7 +110,7 @@ class PythonField(Field):
         return arrays
 
 
-def _user_bound(kind: str, value: Any, vjp: Any, theta: Array) -> Bound:
+def _user_bound(value: Any, vjp: Any, theta: Array) -> Bound:
     """A user's field keeps nothing for its transpose."""
 
     def linearize(t: float, y: Array, theta: Array, out: Array, kept: Array) -> None:
@@ -117,32 +120,7 @@ def _user_bound(kind: str, value: Any, vjp: Any, theta: Array) -> Bound:
     def pullback(t: float, y: Array, theta: Array, kept: Array, w: Array, y_bar: Array, theta_bar: Array) -> None:
         vjp(t, y, theta, w, y_bar, theta_bar)
 
-    return Bound(kind, value, linearize, pullback, theta, 0, vjp)
-
-
-def socket_signatures(dtype: Any) -> tuple[str, str]:
-    """Numba's types of a compiled value's and a compiled vjp's arguments."""
-    array = "f8[::1]" if dtype == np.float64 else "f4[::1]"
-    return f"f8, {array}, {array}, {array}", f"f8, {array}, {array}, {array}, {array}, {array}"
-
-
-@kernel
-def socket_value(t, y, pack, out):
-    """A compiled field's value behind its function pointer; pack is (value, theta)."""
-    pack[0](t, y, pack[1], out)
-
-
-@kernel
-def socket_linearize(t, y, pack, out, kept):
-    """The same where pack is (value, vjp, theta); with an empty out there is nothing to do."""
-    if out.size:
-        pack[0](t, y, pack[2], out)
-
-
-@kernel
-def socket_pullback(t, y, pack, kept, w, y_bar, theta_bar):
-    """A compiled field's transpose where pack is (value, vjp, theta)."""
-    pack[1](t, y, pack[2], w, y_bar, theta_bar)
+    return Bound("python", value, linearize, pullback, theta, 0)
 
 
 class CompiledField(Field):
@@ -161,6 +139,7 @@ class CompiledField(Field):
         self.n, self.n_params = int(n), int(n_params)
         self.name = name or getattr(value, "__name__", "field")
         self._value, self._vjp = value, vjp
+        self._sockets: dict[np.dtype, tuple[Any, Any]] = {}
 
     def __repr__(self) -> str:
         return f"CompiledField({self.name}, n={self.n}, n_params={self.n_params})"
@@ -169,12 +148,19 @@ class CompiledField(Field):
         theta = np.array(theta, dtype=dtype)
         value, vjp = self._value, self._vjp or self._no_vjp
         if JIT_DISABLED:
-            return _user_bound("python", value, vjp, theta)
-        signatures = socket_signatures(dtype)
-        socket(value, signatures[0], "value")
-        if self._vjp is not None:
-            socket(vjp, signatures[1], "vjp")
-        return _user_bound("socket", value, vjp, theta)
+            return _user_bound(value, vjp, theta)
+        return socket_bound(*self._compiled(np.dtype(dtype)), value, vjp, theta)
+
+    def _compiled(self, dtype: np.dtype) -> tuple[Any, Any]:
+        """The functions' sockets for one dtype, made once."""
+        if dtype not in self._sockets:
+            compile_for(self._value, array_signature(3, dtype), "value", _USAGE)
+            vjp = None
+            if self._vjp is not None:
+                compile_for(self._vjp, array_signature(5, dtype), "vjp", _USAGE)
+                vjp = vjp_socket(self._vjp, dtype)
+            self._sockets[dtype] = value_socket(self._value, dtype), vjp
+        return self._sockets[dtype]
 
     def _has(self, name: str) -> bool:
         return name == "vjp" and self._vjp is not None
