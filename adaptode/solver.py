@@ -35,7 +35,7 @@ _SUCCESS, _TOO_SMALL, _MAX_STEPS, _NONFINITE, _RUNNING = (
 
 
 class State(NamedTuple):
-    """Everything the loop carries from one attempt to the next; flat arrays of N = B n."""
+    """Everything the loop carries from one attempt to the next; flat arrays of N = B n, err of 2 N where the estimate is made of two."""
 
     y: Array
     y1: Array
@@ -112,13 +112,18 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
         if not accepted:
             continue
 
+        extended = s
         while count[SAVED] < span.saveat.size and span.direction * (span.saveat[count[SAVED]] - t1) <= 0.0:
+            if extended < tab.c.size and span.saveat[count[SAVED]] != t1:
+                stages(theta, tab, t, h, y, s, tab.c.size, Y, K)
+                count[NFEV] += tab.c.size - s
+                extended = tab.c.size
             dense_state(tab, (span.saveat[count[SAVED]] - t) / h, h, y, y1, K, store.out[count[SAVED]])
             count[SAVED] += 1
         if store.states.shape[0] > 0:
             store.states[kept] = y
         if store.stages.shape[0] > 0:
-            store.stages[kept] = K
+            store.stages[kept] = K[:s]
         kept += 1
         clock[T] = t1
         clock[Q2], clock[Q1] = clock[Q1], max(q, rule.floor)
@@ -172,7 +177,7 @@ def solve(
     field      a Field: MLP, CompiledField, PythonField          theta    (P,) parameters
     y0         (B, n) float64 or float32 (anything else real becomes float64)
     tspan      (t0, t1), forwards or backwards                   saveat   (k,) output times in the order of integration; None: t1 alone
-    method     "Tsit5", "Dopri5", "Dopri5_Shampine", "BS32", "RK4", "Euler" or a Tableau
+    method     "Tsit5", "Dopri5", "Dopri5_Shampine", "BS32", "DOP853", "RK4", "Euler" or a Tableau
     rtol, atol tolerances: scalars, or (n,) one a component; rtol dimensionless, atol in units of y
     controller "pi" (Hairer; the default), "scipy", "torchdiffeq", "ordinarydiffeq", "pid", or a Controller
     first_step length of the first step; None: Hairer's rule (one evaluation more). Fixed-step methods need it: it is their step
@@ -205,9 +210,9 @@ def solve(
     state = State(
         y0.ravel().copy(),
         np.empty(y0.size, dtype),
-        np.empty(y0.size, dtype),
+        np.empty(tab.estimates * y0.size, dtype),
         np.empty((tab.stages - tab.stiffness_pair[0] if tab.stiffness_pair else min(2, tab.stages), y0.size), dtype),
-        np.empty((tab.b.size, y0.size), dtype),
+        np.empty((tab.stages + tab.extra_stages, y0.size), dtype),
         np.array([t0, 0.0, 1.0, 1.0]),
         np.zeros(6, np.int64),
     )
