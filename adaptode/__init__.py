@@ -19,6 +19,7 @@ _PUBLIC = {
     "DOPRI5": "tableau",
     "DOPRI5_SHAMPINE": "tableau",
     "BS32": "tableau",
+    "DOP853": "tableau",
     "RK4": "tableau",
     "EULER": "tableau",
     "MLP": "fields",

@@ -1,8 +1,10 @@
 """Between the steps: the method's continuous extension, and its transpose.
 
-y(t + θ h) = y₀ + h Σ w_i(θ) K_i,   w(θ) = θ²(3 − 2θ) b + θ²(θ−1)² p₄ + θ(θ−1)² e₁ + θ²(θ−1) e_s          [Sha86; Tsi11]
+y(t + θ h) = y₀ + h Σ w_i(θ) K_i                                                                    [Sha86; Tsi11; HNW93, II.6]
+w(θ) = θ²(3 − 2θ) b + θ(θ−1)² E₁ + θ²(θ−1) E_s + θ²(θ−1)² (D₀ + θ (D₁ + (1−θ) (D₂ + θ (D₃ + …))))
 
-The same polynomial as each method's published one, written so that it is exact at both ends.
+The same polynomial as each method's published one, written so that it is exact at both ends. A method with extra stages (DOP853: three) evaluates them
+only for a step in which the solution between the ends is asked for.
 """
 
 from __future__ import annotations
@@ -22,12 +24,18 @@ if TYPE_CHECKING:
 
 @kernel
 def dense_weights(tab, theta):
-    """w(θ), shape (s,)."""
-    s = tab.b.size
-    w = np.empty(s)
+    """w(θ), shape (S,), the extra stages last."""
+    s, rows, total = tab.b.size, tab.dense.shape[0], tab.dense.shape[1]
+    w = np.empty(total)
     cubic, bump = theta * theta * (3.0 - 2.0 * theta), (theta * (theta - 1.0)) ** 2
     for i in range(s):
-        w[i] = cubic * tab.b[i] + bump * tab.p4[i]
+        w[i] = cubic * tab.b[i] + bump * tab.dense[0, i]
+    for i in range(s, total):
+        w[i] = bump * tab.dense[0, i]
+    for k in range(1, rows):
+        bump *= theta if k % 2 == 1 else 1.0 - theta
+        for i in range(total):
+            w[i] += bump * tab.dense[k, i]
     w[0] += theta * (theta - 1.0) ** 2
     w[s - 1] += theta * theta * (theta - 1.0)
     return w
@@ -35,11 +43,11 @@ def dense_weights(tab, theta):
 
 @kernel
 def dense_state(tab, theta, h, y0, y1, K, out):
-    """The state at the fraction θ of a step from y0 to y1; exactly y1 at θ = 1 and y0 at 0."""
+    """The state at the fraction θ of a step from y0 to y1; exactly y1 at θ = 1 and y0 at 0. K has all S stages unless θ = 1."""
     if theta == 1.0:
         out[:] = y1
     else:
-        combine(y0, h, dense_weights(tab, theta), 0, K, tab.b.size, out, 0)
+        combine(y0, h, dense_weights(tab, theta), 0, K, tab.c.size, out, 0)
 
 
 def locate(run: Run, t: Any) -> Array:
@@ -64,7 +72,7 @@ def evaluate(run: Run, t: Any) -> Array:
         return out[0] if np.ndim(t) == 0 else out
     bound = run.field.bind(run.theta, states.shape[1], states.dtype)
     tab = run.method.coefficients(states.dtype)
-    s, size = tab.b.size, states[0].size
+    s, size = tab.c.size, states[0].size
     K, Y = np.empty((s, size), states.dtype), np.empty((min(2, s), size), states.dtype)
     for i in np.unique(steps):
         t0, h, y0 = run.grid[i], run.grid[i + 1] - run.grid[i], states[i].ravel()

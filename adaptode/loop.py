@@ -32,7 +32,7 @@ _SUCCESS, _TOO_SMALL, _MAX_STEPS, _NONFINITE, _RUNNING = (
 
 
 class State(NamedTuple):
-    """Everything the loop carries from one attempt to the next; flat arrays of N = B n."""
+    """Everything the loop carries from one attempt to the next; flat arrays of N = B n, err of 2 N where the estimate is made of two."""
 
     y: Array
     y1: Array
@@ -83,7 +83,7 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     clock, count = borrow(state.clock), borrow(state.count)
     atol, rtol, saveat = borrow(atol), borrow(rtol), borrow(span.saveat)
     tab, store = borrowed(tab), _borrowed(store)
-    n, s = y.size, tab.b.size
+    n, s, total = y.size, tab.b.size, tab.c.size
     count[ROWS] = count[KEPT] = 0
     while count[ROWS] < budget and count[STATUS] == _RUNNING:
         t, h = clock[T], clock[H]
@@ -126,12 +126,21 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
         if not accepted:
             continue
 
+        extended = s
+        if store.stages.shape[0] > 0 and store.stages.shape[1] > s:
+            stages(theta, tab, t, h, y, s, total, Y, K)
+            count[NFEV] += total - s
+            extended = total
         while count[SAVED] < saveat.size and span.direction * (saveat[count[SAVED]] - t1) <= 0.0:
+            if extended < total and saveat[count[SAVED]] != t1:
+                stages(theta, tab, t, h, y, s, total, Y, K)
+                count[NFEV] += total - s
+                extended = total
             dense_state(tab, (saveat[count[SAVED]] - t) / h, h, y, y1, K, store.out[count[SAVED]])
             count[SAVED] += 1
         kept = count[KEPT]
         if store.stages.shape[0] > 0:
-            store.stages[kept] = K
+            store.stages[kept] = K[: store.stages.shape[1]]
         if store.states.shape[0] > 0:
             for e in range(n):
                 store.states[kept, e] = y[e]
@@ -164,7 +173,8 @@ class Chunk(NamedTuple):
 class Integration:
     """A solve under way. The arguments have been checked; y0 is flat, (N,), and is copied.
 
-    `saveat` are output times in order, the last of them the end or before; `out` (k, N) receives them. `keep` holds some of "states", "stages" and "errors".
+    `saveat` are output times in order, the last of them the end or before; `out` (k, N) receives them. `keep` holds some of "states", "errors", "stages"
+    and "dense", which are the stages with those of the continuous extension.
     """
 
     def __init__(
@@ -191,9 +201,9 @@ class Integration:
         self.state = State(
             y0.copy(),
             np.empty(y0.size, dtype),
-            np.empty(y0.size, dtype),
+            np.empty(method.estimates * y0.size, dtype),
             np.empty((stage_states, y0.size), dtype),
-            np.empty((method.stages, y0.size), dtype),
+            np.empty((method.stages + method.extra_stages, y0.size), dtype),
             np.array([t0, 0.0, self.rule.start, self.rule.start]),
             np.zeros(8, np.int64),
         )
@@ -205,7 +215,8 @@ class Integration:
             self.out[count[SAVED]] = self.state.y
             count[SAVED] += 1
         count[STATUS] = _RUNNING if t1 != t0 else _SUCCESS
-        row_bytes = y0.itemsize * y0.size * (("states" in keep) + ("errors" in keep) + method.stages * ("stages" in keep)) + 40
+        self._stages = method.stages + method.extra_stages if "dense" in keep else method.stages * ("stages" in keep)
+        row_bytes = y0.itemsize * y0.size * (("states" in keep) + method.estimates * ("errors" in keep) + self._stages) + 40
         self._largest = max(1, 2**26 // row_bytes)  # 64 MiB a chunk at most
         self._budget = max(1, min(64, 2**20 // self.state.K.size))
 
@@ -229,6 +240,11 @@ class Integration:
     @property
     def nfev(self) -> int:
         return int(self.state.count[NFEV])
+
+    @property
+    def saved(self) -> int:
+        """How many output times have been reached."""
+        return int(self.state.count[SAVED])
 
     def start(self, first: float | None) -> None:
         """f(t₀, y₀) and the first step size, `first` if given; a start that is not finite ends the solve here."""
@@ -269,8 +285,9 @@ class Integration:
         store = Store(
             *(np.empty(rows) for _ in range(4)),
             np.empty(rows, bool),
-            *(np.empty((rows if name in keep else 0, self.size), dtype) for name in ("errors", "states")),
-            np.empty((rows if "stages" in keep else 0, self.method.stages, self.size), dtype),
+            np.empty((rows if "errors" in keep else 0, state.err.size), dtype),
+            np.empty((rows if "states" in keep else 0, self.size), dtype),
+            np.empty((rows if self._stages else 0, self._stages, self.size), dtype),
             self.out,
         )
         began = time.perf_counter()
@@ -322,5 +339,6 @@ class Integration:
         if what == "states":
             parts.append(self.state.y[None])
         if not parts:
-            return np.empty((0, *((self.method.stages,) if what == "stages" else ()), self.size), self.state.y.dtype)
+            shape = {"stages": (0, self._stages, self.size), "errors": (0, self.state.err.size)}[what]
+            return np.empty(shape, self.state.y.dtype)
         return np.concatenate(parts)

@@ -39,7 +39,7 @@ def solve(
     field      a Field: MLP, CompiledField, PythonField          theta    (P,) parameters
     y0         (B, n) float64 or float32 (anything else real becomes float64)
     tspan      (t0, t1), forwards or backwards                   saveat   (k,) output times in the order of integration; None: t1 alone
-    method     "Tsit5", "Dopri5", "Dopri5_Shampine", "BS32", "RK4", "Euler" or a Tableau
+    method     "Tsit5", "Dopri5", "Dopri5_Shampine", "BS32", "DOP853", "RK4", "Euler" or a Tableau
     rtol, atol tolerances: scalars, or (n,) one a component; rtol dimensionless, atol in units of y
     controller "pi" (Hairer; the default), "scipy", "torchdiffeq", "ordinarydiffeq", "pid", or a Controller
     first_step length of the first step; None: Hairer's rule (one evaluation more). Fixed-step methods need it: it is their step

@@ -10,13 +10,16 @@ bound by `specialize`, and through θ only as something to hand on. With stages 
 
 (1)   Y_i = y₀ + h Σ_{j<i} a_ij K_j,      y₁ = y₀ + h Σ b_j K_j                                        [HNW93, II.1 (1.8)]
 (2)   err = h Σ e_j K_j,   e = b − b̂,     q = scaled_rms(err, y₀, y₁)                                  [HNW93, II.4]
+(2')  with a second embedded method of lower order, err = (h Σ e_j K_j, h Σ e^low_j K_j) in 2 N entries, q_e and q_low their scaled_rms:
+      q = q_e²/d,   d = sqrt(q_e² + 0.01 q_low²),   0 where both are 0                                    [HNW93, II.10]
 (3)   S = ‖K_j − K_i‖ / (‖Y_j − Y_i‖ C)   for the pair of stages with c_i = c_j; C the method's real stability interval   [Sha77; HW96, IV.2]
       in units of 1/time: |h| S is near 1 on the border of stability
 
 and for cotangents ȳ₁, err̄, q̄, S̄ and any K̄_i that came from elsewhere (dense output, the next step's first stage), h held:
 
 (4)   err̄ += q̄ ∂q/∂err,  ȳ₁ += q̄ ∂q/∂y₁,  ȳ₀ += q̄ ∂q/∂y₀
-(5)   K̄_i += h (b_i ȳ₁ + e_i err̄),   ȳ₀ += ȳ₁
+(4')  with r = q_e/d:   q̄_e = q̄ r (2 − r²),   q̄_low = −0.01 q̄ r² q_low/d,   both 0 where d = 0;   then (4) of each
+(5)   K̄_i += h (b_i ȳ₁ + e_i err̄),   ȳ₀ += ȳ₁;   with (2'), e_i err̄ is e_i err̄_e + e^low_i err̄_low
 (6)   with D = K_j − K_i, G = Y_j − Y_i, n_D = rms D, n_G = rms G:
       K̄_j += S̄ D/(N n_D n_G C),  K̄_i −= the same;   Ȳ_j −= S̄ n_D G/(N n_G³ C),  Ȳ_i += the same;   all 0 where n_D = 0 or n_G = 0
 (7)   for i = s … 2:   Ȳ_i += pullback(Y_i, K̄_i),   ȳ₀ += Ȳ_i,   K̄_j += h a_ij Ȳ_i  (j < i)
@@ -24,6 +27,8 @@ and for cotangents ȳ₁, err̄, q̄, S̄ and any K̄_i that came from elsewhere
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -146,7 +151,10 @@ def _turn(i, rows):
 
 @dual
 def stages(theta, tab, t, h, y0, first, last, Y, K):
-    """Equation (1) for stages first … last − 1, given K_j for j < first; Y is (s, N), or has fewer rows, used in turn, when no more is needed."""
+    """Equation (1) for stages first … last − 1, given K_j for j < first; Y is (s, N), or has fewer rows, used in turn, when no more is needed.
+
+    The stages from s on are those of the continuous extension alone.
+    """
     A, c, rows = tab.A, tab.c, Y.shape[0]
     r = _turn(first, rows)
     for i in range(first, last):
@@ -156,8 +164,24 @@ def stages(theta, tab, t, h, y0, first, last, Y, K):
 
 
 @kernel(forceinline=True)
+def estimate(tab, h, y0, y1, K, atol, rtol, err):
+    """Equation (2) or (2'): fills err, (N,) or (2 N,), and returns q; zeros without an embedded method."""
+    s, n = (tab.b.size if tab.adaptive else 0), y0.size
+    if tab.e_low.size == 0:
+        combine(y0, h, tab.e, 0, K, s, err, 0, False)
+        return scaled_rms(err, y0, y1, atol, rtol)
+    combine(y0, h, tab.e, 0, K, s, err[:n], 0, False)
+    combine(y0, h, tab.e_low, 0, K, s, err[n:], 0, False)
+    q = scaled_rms(err[:n], y0, y1, atol, rtol)
+    d = math.hypot(q, 0.1 * scaled_rms(err[n:], y0, y1, atol, rtol))
+    if d == 0.0 or not d < math.inf:  # an infinite d must not divide an overflow away
+        return d
+    return q * (q / d)
+
+
+@kernel(forceinline=True)
 def finish(tab, h, y0, K, Y, atol, rtol, y1, err):
-    """Equations (1, right), (2) and (3) after the stages; returns (q, S). Y holds the stage states from the stiffness pair's first on, row i in Y[i % rows]."""
+    """Equations (1, right), (2) or (2') and (3) after the stages; returns (q, S). Y holds the stage states from the stiffness pair's first on, row i in Y[i % rows]."""
     s, rows = tab.b.size, Y.shape[0]
     if tab.fsal:  # a_s = b: the last stage state is y₁ already
         r = _turn(s - 1, rows)
@@ -165,8 +189,7 @@ def finish(tab, h, y0, K, Y, atol, rtol, y1, err):
             y1[e] = Y[r, e]
     else:
         combine(y0, h, tab.b, 0, K, s, y1, 0)
-    combine(y0, h, tab.e, 0, K, s if tab.adaptive else 0, err, 0, False)
-    q = scaled_rms(err, y0, y1, atol, rtol)
+    q = estimate(tab, h, y0, y1, K, atol, rtol, err)
     stiffness = np.nan
     if tab.pair_i >= 0:
         n_d = rms_rows(K, tab.pair_j, tab.pair_i)
@@ -189,16 +212,26 @@ def linearized_stages(theta, tab, t, h, y0, first, last, Y, K, kept, have_K):
 
 @kernel
 def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y1_bar, q_bar, stiffness_bar, err_bar, y0_bar, K_bar, Y_bar):
-    """Equations (4), (5) and (6): adds to y0_bar (N,), K_bar (s, N) and Y_bar (2, N), the cotangents of the stage pair's states.
+    """Equations (4) or (4'), (5) and (6): adds to y0_bar (N,), K_bar (s, N) and Y_bar (2, N), the cotangents of the stage pair's states.
 
-    y1_bar (N,) and err_bar (N,) are the incoming cotangents and are added to (4).
+    y1_bar (N,) and err_bar, of err's size, are the incoming cotangents and are added to (4).
     """
-    s, n = K.shape
-    scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
+    s, n = tab.b.size, y0.size
+    if tab.e_low.size == 0:
+        scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
+    elif q_bar != 0.0:
+        q_e, q_low = scaled_rms(err[:n], y0, y1, atol, rtol), scaled_rms(err[n:], y0, y1, atol, rtol)
+        d = math.hypot(q_e, 0.1 * q_low)
+        if d > 0.0:
+            r = q_e / d
+            scaled_rms_vjp(err[:n], y0, y1, atol, rtol, q_e, q_bar * r * (2.0 - r * r), err_bar[:n], y0_bar, y1_bar)
+            scaled_rms_vjp(err[n:], y0, y1, atol, rtol, q_low, -0.01 * q_bar * r * r * (q_low / d), err_bar[n:], y0_bar, y1_bar)
     combine_vjp(h, tab.b, s, y1_bar, K_bar)
     add(y1_bar, y0_bar)
     if tab.adaptive:
-        combine_vjp(h, tab.e, s, err_bar, K_bar)
+        combine_vjp(h, tab.e, s, err_bar[:n], K_bar)
+    if tab.e_low.size > 0:
+        combine_vjp(h, tab.e_low, s, err_bar[n:], K_bar)
     if stiffness_bar == 0.0 or tab.pair_i < 0:
         return
     i, j = tab.pair_i, tab.pair_j

@@ -78,7 +78,10 @@ def mlp(t, y, theta, sizes, activation="tanh", time="none", outer="identity", pr
 
 
 class Step(NamedTuple):
-    """One step from y0: the new state, the error vector, scaled error q, stiffness estimate S, lists of stages Y, K."""
+    """One step from y0: the new state, the error vector, scaled error q, stiffness estimate S, lists of stages Y, K.
+
+    With a second error row, err is (2, ...). more() evaluates the stages that only the continuous extension needs.
+    """
 
     y1: np.ndarray
     err: np.ndarray
@@ -86,6 +89,7 @@ class Step(NamedTuple):
     stiffness: float
     Y: list
     K: list
+    more: object
 
 
 def absolute(y):
@@ -126,18 +130,44 @@ def step(f, t, h, y0, tableau, rtol, atol, k1=None):
         i, j = tableau.stiffness_pair
         bottom = rms(Y[j] - Y[i])
         S = rms(K[j] - K[i]) / bottom / tableau.stiffness_constant if bottom != 0 else 0.0
-    return Step(y1, err, scaled_error(err, y0, y1, atol, rtol), S, Y, K)
+    q = scaled_error(err, y0, y1, atol, rtol)
+    if tableau.e_low.size:
+        low = sum(h * tableau.e_low[i] * K[i] for i in range(len(b)))
+        q, err = two_rows(err, low, y0, y1, atol, rtol), np.stack([err, low])
+
+    def more():
+        extra = []
+        for i in range(len(tableau.extra_c)):
+            Yi = y0
+            for a, k in zip(tableau.extra_A[i], K + extra, strict=False):
+                Yi = Yi + h * a * k
+            extra.append(f(t + tableau.extra_c[i] * h, Yi))
+        return extra
+
+    return Step(y1, err, q, S, Y, K, more)
 
 
-def dense(y0, h, K, tableau, theta):
-    """The state at t0 + theta h, by the published formula of the continuous extension."""
-    w = theta**2 * (3 - 2 * theta) * tableau.b + theta**2 * (theta - 1) ** 2 * tableau.p4
-    w[0] += theta * (theta - 1) ** 2
-    w[-1] += theta**2 * (theta - 1)
-    y = np.asarray(y0)
-    for wi, k in zip(w, K, strict=True):
-        y = y + h * wi * k
-    return y
+def two_rows(err, low, y0, y1, atol, rtol):
+    """The estimate of dop853.f, with e and e_3 for the scaled vectors: sum e^2 / sqrt(n (sum e^2 + 0.01 sum e_3^2))."""
+    scale = atol + rtol * larger(absolute(y0), absolute(y1))
+    square, square_low = np.sum((err / scale) ** 2), np.sum((low / scale) ** 2)
+    if square == 0 and square_low == 0:
+        return 0.0
+    return square / np.sqrt(err.size * (square + 0.01 * square_low))
+
+
+def dense(y0, h, step, tableau, theta):
+    """The state at t0 + theta h of a step, by the published formula of the continuous extension, as dop853.f nests it.
+
+    y0 + theta (dy + (1 - theta) (h K_1 - dy + theta (2 dy - h K_1 - h K_s + (1 - theta) (D_0 + theta (D_1 + ...)))))
+    """
+    K, h = [*step.K, *step.more()], np.asarray(h)
+    bump = np.zeros_like(step.y1)
+    for i in reversed(range(len(tableau.dense))):
+        bump = bump * (1 - theta if i % 2 else theta) + h * sum(d * k for d, k in zip(tableau.dense[i], K, strict=True))
+    dy, first, last = sum(h * b * k for b, k in zip(tableau.b, step.K, strict=True)), h * step.K[0], h * step.K[-1]
+    bump = first - dy + theta * (2 * dy - first - last + (1 - theta) * bump)
+    return np.asarray(y0) + theta * (dy + (1 - theta) * bump)
 
 
 # --- a frozen grid ----------------------------------------------------------------------------------------------------
@@ -171,7 +201,7 @@ def dense_on_grid(grid, tableau, times):
     out = []
     for time in times:
         n = max(0, np.searchsorted(direction * grid.t, direction * time, side="right") - 1)
-        out.append(dense(grid.y[n], grid.h[n], grid.steps[n].K, tableau, (time - grid.t[n]) / grid.h[n]))
+        out.append(dense(grid.y[n], grid.h[n], grid.steps[n], tableau, (time - grid.t[n]) / grid.h[n]))
     return np.array(out)
 
 
@@ -210,7 +240,7 @@ class _Log:
 
     def passed(self, t, h, y, s, tableau, reached):
         while len(self.y) < len(self.times) and self.direction * (reached - self.times[len(self.y)]) >= 0:
-            self.y.append(dense(y, h, s.K, tableau, (self.times[len(self.y)] - t) / h))
+            self.y.append(dense(y, h, s, tableau, (self.times[len(self.y)] - t) / h))
 
     def run(self, nfe):
         t, h, q, accepted = (np.array(column) for column in zip(*self.rows, strict=True))

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import PROBLEMS
+from scipy.integrate import DOP853 as SCIPY_DOP853
 from scipy.integrate import RK23, RK45, solve_ivp
 from scipy.special import expit, ndtr
 from strategies import adaptive_methods, grids, methods, networks, seeds, spans, tolerances
 
 from adaptode.checks import complex_step, finite_difference
-from adaptode.tableau import BS32, DOPRI5, DOPRI5_SHAMPINE, METHODS, RK4, TSIT5
+from adaptode.tableau import BS32, DOP853, DOPRI5, DOPRI5_SHAMPINE, METHODS, RK4, TSIT5
 
 REFERENCE = json.loads(Path(__file__).with_name("reference_torchdiffeq.json").read_text(encoding="utf-8"))
 TORCH = {"dopri5": DOPRI5_SHAMPINE, "bosh3": BS32}
@@ -101,7 +102,9 @@ def test_the_jacobian_by_differences(network):
             np.testing.assert_allclose(J[b, i], gradient, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(DOPRI5, RK45), (BS32, RK23)], ids=["RK45", "RK23"])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(DOPRI5, RK45), (BS32, RK23), (DOP853, SCIPY_DOP853)], ids=["RK45", "RK23", "DOP853"]
+)
 @given(name=st.sampled_from(sorted(PROBLEMS)), span=spans(), tolerance=tolerances(tightest=-7))
 def test_scipys_loop_is_scipys(ours, theirs, name, span, tolerance):
     problem, (rtol, atol) = PROBLEMS[name], tolerance
@@ -113,7 +116,8 @@ def test_scipys_loop_is_scipys(ours, theirs, name, span, tolerance):
     solution = solve_ivp(flat, span, problem.y0.ravel(), method=theirs, rtol=rtol, atol=atol, dense_output=True)
     times = np.linspace(*span, 5)
     run = naive.solve_scipy(problem.f, times, problem.y0, ours, rtol, atol)
-    assert run.nfe == solution.nfev
+    # the referee evaluates extra stages anew at each time, SciPy in each step
+    assert run.nfe - 4 * ours.extra_stages == solution.nfev - (solution.t.size - 1) * ours.extra_stages
     # an error estimate of 1e-9 knows 1e-7 of its size, and so do the steps made from it
     np.testing.assert_allclose(run.t[run.accepted] + run.h[run.accepted], solution.t[1:], atol=1e-5)
     np.testing.assert_allclose(run.y.reshape(5, -1).T, solution.sol(times), rtol=1e-6, atol=1e-7)
@@ -182,7 +186,7 @@ def test_the_dense_output_meets_the_steps_and_a_restarted_grid_is_the_same(netwo
 
 @pytest.mark.parametrize("name", METHODS)
 def test_observed_order_of_the_solution_the_error_and_the_dense_output(name):
-    """Global order p; the error vector and the dense error of one step of error_order + 1 and dense_order + 1."""
+    """Global order p; the error vectors and the dense error of one step each of its order + 1."""
     tableau, f, y0 = METHODS[name], PROBLEMS["forced"].f, PROBLEMS["forced"].y0
     exact = solve_ivp(
         lambda t, y: f(t, y.reshape(3, 2)).ravel(),
@@ -193,7 +197,7 @@ def test_observed_order_of_the_solution_the_error_and_the_dense_output(name):
         atol=1e-13,
         dense_output=True,
     ).sol
-    counts = np.array([16, 32, 64])
+    counts = np.array([16, 32, 64]) if tableau.order < 8 else np.array([3, 6, 12])  # 13 digits reach no further
     grids = [naive.fixed_grid(f, np.arange(n) / n, np.full(n, 1 / n), y0, tableau) for n in counts]
 
     def order(errors):
@@ -201,7 +205,9 @@ def test_observed_order_of_the_solution_the_error_and_the_dense_output(name):
 
     assert order([np.abs(g.y[-1].ravel() - exact(1.0)).max() for g in grids]) > tableau.order - 0.4
     if tableau.adaptive:
-        assert order([np.abs(g.err).max() for g in grids]) > tableau.error_order + 1 - 0.4
+        for row, expected in enumerate((5, 3) if tableau.e_low.size else (tableau.error_order,)):
+            sizes = [np.abs(g.err[:, row] if tableau.e_low.size else g.err).max() for g in grids]
+            assert order(sizes) > expected + 1 - 0.4
     dense = [
         np.abs(naive.dense_on_grid(g, tableau, [0.37 / n])[0].ravel() - exact(0.37 / n)).max()
         for g, n in zip(grids, counts, strict=True)
@@ -217,7 +223,8 @@ def test_stiffness_estimates_the_rate_of_a_scalar_linear_problem(seed, method):
     if tableau.stiffness_pair is None:
         assert S == 0.0
     else:
-        np.testing.assert_allclose(S, abs(rate) / tableau.stiffness_constant, rtol=1e-9)
+        digits = 1e-6 if tableau.order == 8 else 1e-9  # its last two stages differ in the ninth digit
+        np.testing.assert_allclose(S, abs(rate) / tableau.stiffness_constant, rtol=digits)
 
 
 def test_nothing_moves_where_f_is_zero():

@@ -58,7 +58,7 @@ def test_observed_orders_on_fixed_steps(method, span):
         lambda t, y: PROBLEMS["forced"].f(t, y.reshape(y0.shape)).ravel(), span, y0.ravel(), method="DOP853", rtol=1e-13, atol=1e-13, dense_output=True
     ).sol
     ends, middles = [], []
-    for n in (16, 32, 64):
+    for n in (16, 32, 64) if tab.order < 8 else (3, 6, 12):  # 13 digits reach no further
         run = solve_problem("forced", span, **fixed(method, 1 / n))
         assert n <= len(run.steps) <= n + 1 and run.steps.accepted.all()
         ends.append(np.abs(run.y1.ravel() - exact(span[1])).max())
@@ -66,7 +66,7 @@ def test_observed_orders_on_fixed_steps(method, span):
         middles.append(np.abs(run.sol(times).reshape(n, -1).T - exact(times)).max())
     for errors, order in ((ends, tab.order), (middles, min(tab.order, tab.dense_order + 1))):
         observed = np.log2(np.array(errors[:-1]) / errors[1:])
-        assert order - 0.4 < observed.min() and observed.max() < order + 1.5
+        assert order - 0.5 < observed.min() and observed.max() < order + 1.5
 
 
 def test_steps_grow_with_the_fifth_root_of_the_tolerance():

@@ -41,7 +41,7 @@ def forward(network, tab, h, rows, dtype=np.float64, field=None, theta=None, pla
     bound = field.bind(network.theta if theta is None else theta, network.y.shape[0], dtype)
     s, n = tab.b.size, y0.size
     Y, K = np.full((min(rows, s), n), 9.0, dtype), np.full((s, n), 9.0, dtype)
-    y1, err = np.full(n, 9.0, dtype), np.full(n, 9.0, dtype)
+    y1, err = np.full(n, 9.0, dtype), np.full(tab.estimates * n, 9.0, dtype)
     coefficients = tab.coefficients(dtype)
     bound_stages(bound, coefficients, network.t, h, y0, 0, s, Y, K)
     end = plain(finish) if plain_python else finish
@@ -53,12 +53,12 @@ def rounding(truth, tab):
     """Relative noise of the step's estimates: sums that cancel to nearly nothing know fewer digits."""
     smallest = [1.0]
     if tab.adaptive:
-        smallest.append(naive.rms(truth.err))
+        smallest += [naive.rms(row) for row in (truth.err if tab.e_low.size else [truth.err])]
     if tab.stiffness_pair is not None:
         i, j = tab.stiffness_pair
         smallest += [naive.rms(truth.Y[j] - truth.Y[i]), naive.rms(truth.K[j] - truth.K[i])]
     size = 1 + np.abs(truth.K).max() + np.abs(truth.Y).max()
-    return 1e-14 * size / max(min(smallest), 1e-100)
+    return max(1e-14, 1e-15 * np.abs(tab.A).max()) * size / max(min(smallest), 1e-100)
 
 
 steps = st.floats(0.2, 0.6).flatmap(lambda h: st.sampled_from([h, -h]))
@@ -69,7 +69,7 @@ steps = st.floats(0.2, 0.6).flatmap(lambda h: st.sampled_from([h, -h]))
 @given(network=networks(), h=steps, all_rows=st.booleans())
 def test_one_step_is_the_referees(method, kind, network, h, all_rows):
     tab = METHODS[method]
-    rows = 7 if all_rows else tab.stages - tab.stiffness_pair[0] if tab.stiffness_pair else 2
+    rows = tab.stages if all_rows else tab.stages - tab.stiffness_pair[0] if tab.stiffness_pair else 2
     field = PythonField(lambda t, y, theta: network.naive(t, y), network.sizes[0]) if kind == "python" else None
     y1, err, q, S, Y, K = forward(network, tab, h, rows, field=field, theta=np.empty(0) if kind == "python" else None)
     truth = naive.step(network.naive, network.t, h, network.y, tab, RTOL[0], ATOL[0])
@@ -90,7 +90,7 @@ def test_one_step_is_the_referees(method, kind, network, h, all_rows):
 def test_stages_resume_where_they_stopped(network, h, method):
     """From a given K₁, as with FSAL, or in two parts."""
     tab = METHODS[method]
-    *_, K = forward(network, tab, h, 7)
+    *_, K = forward(network, tab, h, tab.stages)
     bound = MLP(network.sizes, **network.options).bind(network.theta, network.y.shape[0], np.float64)
     again, Y = np.zeros_like(K), np.empty_like(K)
     again[0] = K[0]
@@ -103,7 +103,7 @@ def test_stages_resume_where_they_stopped(network, h, method):
 @given(networks(), steps, methods)
 def test_float32_is_float64_to_its_precision(network, h, method):
     tab = METHODS[method]
-    wide, narrow = forward(network, tab, h, 7), forward(network, tab, h, 7, np.float32)
+    wide, narrow = forward(network, tab, h, tab.stages), forward(network, tab, h, tab.stages, np.float32)
     scale = 1 + np.abs(wide[-1]).max()
     for a, b in zip((wide[0], wide[1], wide[5]), (narrow[0], narrow[1], narrow[5]), strict=True):
         assert b.dtype == np.float32
@@ -113,7 +113,7 @@ def test_float32_is_float64_to_its_precision(network, h, method):
 @given(networks(), steps, methods)
 def test_the_end_of_a_step_as_plain_python(network, h, method):
     tab = METHODS[method]
-    for a, b in zip(forward(network, tab, h, 7), forward(network, tab, h, 7, plain_python=True), strict=True):
+    for a, b in zip(forward(network, tab, h, tab.stages), forward(network, tab, h, tab.stages, plain_python=True), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
 
 
@@ -126,7 +126,7 @@ def backward(network, tab, h, bars, dtype=np.float64, have_K=False, plain_python
     bound = field.bind(network.theta, batch, dtype)
     y1_bar, err_bar, q_bar, S_bar, K_bar = (np.array(b, dtype) if np.ndim(b) else b for b in bars)
     y0, c = network.y.astype(dtype).ravel(), tab.coefficients(dtype)
-    y1, err, q, _, Y, K = forward(network, tab, h, 7, dtype)
+    y1, err, q, _, Y, K = forward(network, tab, h, tab.stages, dtype)
     s, n = K.shape
     kept = np.empty((s, bound.kept), dtype)
     known = K.copy()
@@ -144,7 +144,7 @@ def backward(network, tab, h, bars, dtype=np.float64, have_K=False, plain_python
 def cotangents(rng, network, tab):
     n = network.y.size
     S_bar = rng.normal() if tab.stiffness_pair else 0.0
-    return rng.normal(size=n), rng.normal(size=n), rng.normal(), S_bar, rng.normal(size=(tab.stages, n))
+    return rng.normal(size=n), rng.normal(size=tab.estimates * n), rng.normal(), S_bar, rng.normal(size=(tab.stages, n))
 
 
 def well_posed(truth, tab, network):
@@ -199,8 +199,10 @@ def test_stages_known_or_recomputed_give_the_same_gradient(network, h, method, s
 def test_the_transpose_as_plain_python(network, h, method, seed):
     tab = METHODS[method]
     bars = cotangents(np.random.default_rng(seed), network, tab)
+    noise = max(1e-9, rounding(naive.step(network.naive, network.t, h, network.y, tab, RTOL[0], ATOL[0]), tab))
+    assume(noise < 1e-4)
     for a, b in zip(backward(network, tab, h, bars), backward(network, tab, h, bars, plain_python=True), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.max(np.abs(a)))
+        np.testing.assert_allclose(a, b, rtol=noise, atol=noise * np.max(np.abs(a)))
 
 
 @given(networks(), steps, methods, seeds)
@@ -227,9 +229,9 @@ def test_stages_that_nothing_reaches_are_skipped():
     from strategies import Network
 
     network = Network((3, 4, 3), "tanh", "none", "identity", "identity", theta, network_y, 0.0)
-    for name, expected in (("Dopri5", 5), ("Tsit5", 5), ("BS32", 2), ("RK4", 3), ("Euler", 0)):
+    for name, expected in (("Dopri5", 5), ("Tsit5", 5), ("BS32", 2), ("RK4", 3), ("Euler", 0), ("DOP853", 11)):
         tab = METHODS[name]
-        bars = [np.ones(6), np.zeros(6), 0.0, 0.0, np.zeros((tab.stages, 6))]
+        bars = [np.ones(6), np.zeros(tab.estimates * 6), 0.0, 0.0, np.zeros((tab.stages, 6))]
         assert backward(network, tab, 0.3, bars)[2] == expected
 
 
@@ -240,9 +242,9 @@ def test_points_without_a_derivative_have_gradient_zero():
     network = Network((2, 2), "tanh", "none", "identity", "identity", np.zeros(6), np.ones((3, 2)), 0.0)
     for name in NAMES:
         tab = METHODS[name]
-        y1, err, q, S, Y, K = forward(network, tab, 0.3, 7)
+        y1, err, q, S, Y, K = forward(network, tab, 0.3, tab.stages)
         assert q == 0.0 and not err.any() and (S == 0.0 or tab.stiffness_pair is None)
-        y0_bar, theta_bar, _ = backward(network, tab, 0.3, [np.zeros(6), np.zeros(6), 1.0, 1.0, np.zeros((tab.stages, 6))])
+        y0_bar, theta_bar, _ = backward(network, tab, 0.3, [np.zeros(6), np.zeros(tab.estimates * 6), 1.0, 1.0, np.zeros((tab.stages, 6))])
         assert not y0_bar.any() and not theta_bar.any()
 
 
@@ -251,7 +253,7 @@ def test_the_stiffness_of_a_linear_problem_is_its_rate():
     for name in NAMES:
         tab = METHODS[name]
         field = PythonField(lambda t, y, theta: rate * y, 1)
-        Y, K, y1, err = (np.empty(shape) for shape in ((tab.stages, 3), (tab.stages, 3), 3, 3))
+        Y, K, y1, err = (np.empty(shape) for shape in ((tab.stages, 3), (tab.stages, 3), 3, tab.estimates * 3))
         y0 = np.array([1.0, -2.0, 0.5])
         bound_stages(field.bind(np.empty(0), 3, np.float64), tab.coefficients(), 0.0, 0.2, y0, 0, tab.stages, Y, K)
         S = finish(tab.coefficients(), 0.2, y0, K, Y, ATOL, RTOL, y1, err)[1]

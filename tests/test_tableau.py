@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import subprocess
 import sys
@@ -11,19 +12,38 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import DOP853 as SCIPY_DOP853
 from scipy.integrate import RK23, RK45
+from scipy.integrate._ivp import dop853_coefficients as scipy_dop853
 from scipy.optimize import brentq
 
 from adaptode.errors import InputError
-from adaptode.tableau import BS32, DOPRI5, DOPRI5_SHAMPINE, EULER, METHODS, RK4, TSIT5, Tableau, get_tableau
+from adaptode.tableau import (
+    BS32,
+    DOP853,
+    DOPRI5,
+    DOPRI5_SHAMPINE,
+    EULER,
+    METHODS,
+    RK4,
+    TSIT5,
+    Tableau,
+    get_tableau,
+)
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 ADAPTIVE = pytest.mark.parametrize("method", [m for m in METHODS.values() if m.adaptive], ids=lambda m: m.name)
+KEYS = ("A", "b", "c", "e", "dense", "e_low", "extra_A", "extra_c")
+EMBEDDED = {"DOP853": (5, 3)}  # orders of b - e and b - e_low, where the estimate's is another
 TYPO = 1e-10
-# Rounding of coefficients of size 13; every typo of 1e-10 must stand out against it.
-TOLERANCE = 2e-14
 
 
+def tolerance(method):
+    """Rounding; every typo of 1e-10 must stand out against it, also among the small weights of high orders."""
+    return 2e-14 if method.order < 8 else 1e-14
+
+
+@functools.cache
 def trees(order):
     """All rooted trees with that many nodes; a tree is the sorted tuple of its root's subtrees."""
     if order == 1:
@@ -38,86 +58,118 @@ def with_a_leaf_more(tree):
             yield (*tree[:k], tuple(sorted(grown)), *tree[k + 1 :])
 
 
+@functools.cache
 def nodes(tree):
     return 1 + sum(nodes(child) for child in tree)
 
 
+@functools.cache
 def density(tree):
     return nodes(tree) * np.prod([density(child) for child in tree], dtype=float)
 
 
-def stage_weights(tree, A):
-    """(s,) elementary weights of the stages: for each child of the root, A times the child's."""
-    return np.prod([np.ones(len(A)), *(A @ stage_weights(child, A) for child in tree)], axis=0)
+def stage_weights(A):
+    """tree -> (s,) elementary weights of the stages: for each child of the root, A times the child's."""
+
+    @functools.cache
+    def below(tree):
+        return A @ of(tree)
+
+    @functools.cache
+    def of(tree):
+        product = np.ones(len(A))
+        for child in tree:
+            product = product * below(child)
+        return product
+
+    return of
 
 
-def order_defect(A, weights, order, theta=1.0):
+def order_defect(A, weights, order, theta=1.0, of=None):
     """The largest violation of the conditions of exactly that order: sum_i w_i Phi_i = theta^order / density."""
-    return max(abs(weights @ stage_weights(tree, A) - theta**order / density(tree)) for tree in trees(order))
+    of = of or stage_weights(A)
+    return max(abs(weights @ of(tree) - theta**order / density(tree)) for tree in trees(order))
 
 
-def dense_weights(b, p4, theta):
-    """The continuous extension's formula, written again."""
-    w = theta**2 * (3 - 2 * theta) * b + theta**2 * (theta - 1) ** 2 * p4
+def all_stages(A, c, extra_A, extra_c):
+    """A (S, S) and c (S,) with the extra stages last."""
+    s = len(A)
+    whole = np.zeros((s + len(extra_c),) * 2)
+    whole[:s, :s], whole[s:] = A, extra_A
+    return whole, np.concatenate([c, extra_c])
+
+
+def dense_weights(b, dense, theta):
+    """The continuous extension's formula, written again: (S,)."""
+    s, total = len(b), dense.shape[1]
+    powers = [1, theta, theta * (1 - theta), theta**2 * (1 - theta)][: len(dense)]
+    w = (theta * (1 - theta)) ** 2 * (powers @ dense)
+    w += theta**2 * (3 - 2 * theta) * np.concatenate([b, np.zeros(total - s)])
     w[0] += theta * (theta - 1) ** 2
-    w[-1] += theta**2 * (theta - 1)
+    w[s - 1] += theta**2 * (theta - 1)
     return w
 
 
-def defect(A, b, c, e, p4, method):
+def defect(A, b, c, e, dense, e_low, extra_A, extra_c, method, thetas=(0.35, 0.8)):
     """The largest violation of anything a tableau promises."""
+    A, c = all_stages(A, c, extra_A, extra_c)
+    s, of = len(b), stage_weights(A)
     parts = [np.max(np.abs(A.sum(axis=1) - c)), abs(e.sum())]
-    parts += [order_defect(A, b, p) for p in range(1, method.order + 1)]
-    parts += [order_defect(A, b - e, p) for p in range(1, method.error_order + 1)]
-    parts += [
-        order_defect(A, dense_weights(b, p4, theta), p, theta)
-        for theta in (0.35, 0.8)
-        for p in range(1, method.dense_order + 1)
-    ]
+
+    def conditions(weights, order, theta=1.0):
+        weights = np.concatenate([weights, np.zeros(len(A) - len(weights))])
+        parts.extend(order_defect(A, weights, p, theta, of) for p in range(1, order + 1))
+
+    conditions(b, method.order)
+    embedded = EMBEDDED.get(method.name, (method.error_order,))
+    for weights, order in zip((e, e_low), embedded, strict=False):
+        conditions(b - weights, order)
+    for theta in thetas:
+        conditions(dense_weights(b, dense, theta), method.dense_order, theta)
     if method.fsal:
-        parts.append(np.max(np.abs(A[-1] - b)))
+        parts.append(np.max(np.abs(A[s - 1, :s] - b)))
     return max(parts)
 
 
 def arrays(method):
-    return {key: np.array(getattr(method, key)) for key in ("A", "b", "c", "e", "p4")}
+    return {key: np.array(getattr(method, key)) for key in KEYS}
 
 
 def test_the_trees_are_all_the_trees():
-    assert [len(trees(p)) for p in range(1, 8)] == [1, 1, 2, 4, 9, 20, 48]  # OEIS A000081
+    assert [len(trees(p)) for p in range(1, 9)] == [1, 1, 2, 4, 9, 20, 48, 115]  # OEIS A000081
     assert density((((),), ())) == 4 * 2  # root with a leaf and a chain of two
 
 
 @ALL
 def test_keeps_every_promise(method):
-    assert defect(**arrays(method), method=method) < TOLERANCE
+    assert defect(**arrays(method), method=method, thetas=np.linspace(0.05, 0.95, 19)) < tolerance(method)
 
 
 @ALL
 def test_is_not_of_a_higher_order(method):
     assert order_defect(method.A, method.b, method.order + 1) > 1e-5
-    assert (
-        max(order_defect(method.A, method.weights(theta), method.dense_order + 1, theta) for theta in (0.35, 0.8))
-        > 1e-5
-    )
+    A, p = all_stages(method.A, method.c, method.extra_A, method.extra_c)[0], method.dense_order + 1
+    assert max(order_defect(A, method.weights(theta), p, theta) for theta in (0.35, 0.8)) > 1e-5
 
 
 @ADAPTIVE
 def test_the_embedded_method_is_not_of_a_higher_order(method):
-    assert order_defect(method.A, method.b - method.e, method.error_order + 1) > 1e-5
+    orders = EMBEDDED.get(method.name, (method.error_order,))
+    for weights, order in zip((method.e, method.e_low), orders, strict=False):
+        assert order_defect(method.A, method.b - weights, order + 1) > 1e-5
 
 
 @ALL
 def test_any_planted_typo_is_seen(method):
     for key, array in arrays(method).items():
         for index in np.ndindex(array.shape):
-            if key == "A" and index[0] <= index[1]:
+            if key == "A" and index[0] <= index[1] or key == "extra_A" and index[0] + method.stages <= index[1]:
                 continue
             typed = arrays(method)
             typed[key][index] += TYPO
             if key == "e" and not method.adaptive:
                 continue
-            assert defect(**typed, method=method) > 10 * TOLERANCE, (key, index)
+            assert defect(**typed, method=method) > 10 * tolerance(method), (key, index)
 
 
 @ALL
@@ -127,19 +179,20 @@ def test_two_typos_that_cancel_in_the_row_sum_are_seen(method):
             typed = arrays(method)
             typed["A"][i, j] += TYPO
             typed["A"][i, j + 1] -= TYPO
-            assert defect(**typed, method=method) > 10 * TOLERANCE, (i, j)
+            assert defect(**typed, method=method) > 10 * tolerance(method), (i, j)
 
 
 @ALL
 def test_the_dense_weights_meet_both_ends_exactly(method):
     s, P = method.stages, method.P
-    first, last = np.eye(s)[0], np.eye(s)[-1]
-    np.testing.assert_array_equal(method.weights(0.0), np.zeros(s))
-    np.testing.assert_array_equal(method.weights(1.0), method.b)
-    slope_at_0, slope_at_1 = P[:, 0], P @ [1.0, 2.0, 3.0, 4.0]
+    total, degree = s + method.extra_stages, P.shape[1]
+    first, last = np.eye(total)[0], np.eye(total)[s - 1]
+    np.testing.assert_array_equal(method.weights(0.0), np.zeros(total))
+    np.testing.assert_array_equal(method.weights(1.0), [*method.b, *np.zeros(method.extra_stages)])
+    slope_at_0, slope_at_1 = P[:, 0], P @ np.arange(1.0, degree + 1)
     if s > 1:
         np.testing.assert_array_equal(slope_at_0, first)
-        np.testing.assert_allclose(slope_at_1, last, atol=1e-13)
+        np.testing.assert_allclose(slope_at_1, last, atol=1e-15 * max(100, np.abs(P).max()))
     else:
         assert slope_at_0 == slope_at_1 == 1.0
 
@@ -148,10 +201,11 @@ def test_the_dense_weights_meet_both_ends_exactly(method):
 def test_weights_are_the_polynomial_P_for_one_theta_and_for_many(name, theta):
     method = METHODS[name]
     theta = np.array(theta)
-    powers = theta[:, np.newaxis] ** np.arange(1, 5)
+    powers = theta[:, np.newaxis] ** np.arange(1, method.P.shape[1] + 1)
     many = method.weights(theta)
-    assert many.shape == (theta.size, method.stages)
-    np.testing.assert_allclose(many, powers @ method.P.T, atol=1e-13)
+    assert many.shape == (theta.size, method.stages + method.extra_stages)
+    np.testing.assert_allclose(many, powers @ method.P.T, atol=1e-15 * max(100, np.abs(method.P).max()))
+    np.testing.assert_allclose(many, [dense_weights(method.b, method.dense, x) for x in theta], atol=1e-13)
     for one, row in zip(theta, many, strict=True):
         np.testing.assert_array_equal(method.weights(float(one)), row)
 
@@ -166,6 +220,21 @@ def test_scipy_has_the_same_numbers(ours, theirs):
     np.testing.assert_allclose(ours.P[:, : theirs.P.shape[1]], theirs.P, atol=1e-14)
     np.testing.assert_array_equal(ours.P[:, theirs.P.shape[1] :], 0.0)
     assert (ours.order, ours.error_order) == (theirs.order, theirs.error_estimator_order)
+
+
+def test_scipy_has_the_same_numbers_of_dop853():
+    A, c = all_stages(DOP853.A, DOP853.c, DOP853.extra_A, DOP853.extra_c)
+    for ours, theirs in (
+        (A, scipy_dop853.A),
+        (c, scipy_dop853.C),
+        (DOP853.b[:-1], scipy_dop853.B),
+        (DOP853.e, scipy_dop853.E5),
+        (DOP853.dense, scipy_dop853.D),
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(DOP853.e_low, scipy_dop853.E3, rtol=0, atol=1e-16)  # theirs subtracts after rounding
+    assert DOP853.b[-1] == 0.0
+    assert (DOP853.order, DOP853.error_order) == (SCIPY_DOP853.order, SCIPY_DOP853.error_estimator_order)
 
 
 @pytest.mark.parametrize("theta", np.linspace(0, 1, 7))
@@ -236,17 +305,18 @@ def test_the_stiffness_constant_is_the_real_stability_interval(method):
     def growth(x):  # |R(-x)| - 1 with R(z) = 1 + sum_k b A^k 1 z^(k+1)
         return abs(1.0 + sum(m * (-x) ** (k + 1) for k, m in enumerate(moments))) - 1.0
 
-    outside = next(x for x in np.arange(0.505, 6.0, 0.01) if growth(x) > 1e-9)
+    outside = next(x for x in np.arange(0.505, 8.0, 0.01) if growth(x) > 1e-9)
     edge = brentq(growth, outside - 0.01, outside)
     assert method.stiffness_constant == pytest.approx(edge, abs=1e-4)
 
 
 def test_stiffness_pairs():
-    assert [m.stiffness_pair for m in (TSIT5, DOPRI5, DOPRI5_SHAMPINE, BS32, RK4, EULER)] == [
+    assert [m.stiffness_pair for m in METHODS.values()] == [
         (5, 6),
         (5, 6),
         (5, 6),
         None,
+        (11, 12),
         (1, 2),
         None,
     ]
@@ -257,10 +327,11 @@ def test_coefficients_are_what_a_kernel_takes(method):
     for dtype in (np.float64, np.float32):
         k = method.coefficients(dtype)
         assert k is method.coefficients()
-        for key in ("A", "b", "c", "e", "p4"):
+        A, c = all_stages(method.A, method.c, method.extra_A, method.extra_c)
+        for key, expected in (("A", A), ("c", c), *((key, getattr(method, key)) for key in ("b", "e", "e_low", "dense"))):
             array = getattr(k, key)
             assert array.dtype == np.float64 and array.flags.c_contiguous and array.flags.writeable
-            np.testing.assert_array_equal(array, getattr(method, key))
+            np.testing.assert_array_equal(array, expected)
             assert not np.shares_memory(array, getattr(method, key))
         assert (k.pair_i, k.pair_j) == (method.stiffness_pair or (-1, -1))
         assert (k.constant, k.fsal, k.adaptive) == (method.stiffness_constant, method.fsal, method.adaptive)
@@ -272,7 +343,7 @@ def test_coefficients_are_what_a_kernel_takes(method):
 @ALL
 def test_arrays_are_read_only_also_in_copies(method):
     for twin in (method, copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
-        for key in ("A", "b", "c", "e", "p4"):
+        for key in KEYS:
             np.testing.assert_array_equal(getattr(twin, key), getattr(method, key))
             with pytest.raises(ValueError, match="read-only"):
                 getattr(twin, key)[...] = 0.0
@@ -281,8 +352,10 @@ def test_arrays_are_read_only_also_in_copies(method):
 
 
 def test_fsal_and_adaptive():
-    assert [m.fsal for m in METHODS.values()] == [True, True, True, True, False, False]
-    assert [m.adaptive for m in METHODS.values()] == [True, True, True, True, False, False]
+    assert [m.fsal for m in METHODS.values()] == [True, True, True, True, True, False, False]
+    assert [m.adaptive for m in METHODS.values()] == [True, True, True, True, True, False, False]
+    assert [m.estimates for m in METHODS.values()] == [1, 1, 1, 1, 2, 1, 1]
+    assert [m.extra_stages for m in METHODS.values()] == [0, 0, 0, 0, 3, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -296,6 +369,8 @@ def test_fsal_and_adaptive():
         ("bs32", BS32),
         ("euler", EULER),
         ("rk4", RK4),
+        ("DOP853", DOP853),
+        ("dop853", DOP853),
     ]
     + [("Dopri5Shampine", DOPRI5_SHAMPINE), ("dopri5_shampine", DOPRI5_SHAMPINE), (TSIT5, TSIT5)],
 )
@@ -305,7 +380,7 @@ def test_lookup(name, method):
 
 @pytest.mark.parametrize("name", ["radau", "", None, 5])
 def test_an_unknown_name_lists_the_known(name):
-    with pytest.raises(InputError, match="Tsit5, Dopri5, Dopri5Shampine, BS32, RK4, Euler"):
+    with pytest.raises(InputError, match="Tsit5, Dopri5, Dopri5Shampine, BS32, DOP853, RK4, Euler"):
         get_tableau(name)
 
 
@@ -317,7 +392,7 @@ def heun(**changed):
         "b": [0.5, 0.5],
         "c": [0, 1],
         "e": [-0.5, 0.5],
-        "p4": [0, 0],
+        "dense": [0, 0],
         "order": 2,
         "error_order": 1,
     }
@@ -327,8 +402,19 @@ def heun(**changed):
 
 def test_a_tableau_of_ones_own():
     method = heun()
-    assert defect(**arrays(method), method=method) < TOLERANCE
+    assert defect(**arrays(method), method=method) < tolerance(method)
     assert method.A.dtype == np.float64 and method.adaptive and method.stages == 2
+    assert method.dense.shape == (1, 2) and method.extra_A.shape == (0, 2) and method.estimates == 1
+
+
+def test_a_tableau_of_ones_own_with_more_of_everything():
+    """An extra stage at the middle, and a second estimate."""
+    more = {"extra_A": [[0.25, 0.25, 0]], "extra_c": [0.5], "dense": [[0, 0, 0], [1, 1, -2]], "e_low": [0.5, -0.5]}
+    method = heun(**more)
+    assert (method.stages, method.extra_stages, method.estimates) == (2, 1, 2)
+    assert defect(**arrays(method), method=method) < tolerance(method)
+    np.testing.assert_allclose(method.weights(0.5).sum(), 0.5, rtol=1e-15)
+    assert method.P.shape == (3, 5)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +423,16 @@ def test_a_tableau_of_ones_own():
         ({"A": [[0, 0], [1.001, 0]]}, "row of A"),
         ({"A": [[0, 1], [1, 0]]}, "lower triangular"),
         ({"A": [[0.0, 0, 0], [1, 0, 0]]}, "same number of stages"),
-        ({"p4": [0.0]}, "same number of stages"),
+        ({"dense": [0.0]}, "same number of stages"),
+        ({"dense": np.empty((0, 2))}, "same number of stages"),
+        ({"dense": [0.0, 1e-9]}, "row of dense must sum to 0"),
+        ({"e_low": [0.0]}, "e_low must be"),
+        ({"e_low": [0.5, 0.5]}, "e_low = b - bhat must sum to 0"),
+        ({"extra_c": [0.5], "dense": np.zeros(3)}, "extra_A"),
+        ({"extra_c": [0.5], "extra_A": [[0.5, 0, 0]]}, "dense must be"),
+        ({"extra_c": [0.5], "extra_A": [[0.5, 0, 0.0]], "dense": np.zeros(3), "e_low": [0, 0, 0]}, "e_low must be"),
+        ({"extra_c": [0.5], "extra_A": [[0.4, 0, 0]], "dense": np.zeros(3)}, "row of A"),
+        ({"extra_c": [0.5], "extra_A": [[0.4, 0, 0.1]], "dense": np.zeros(3)}, "lower triangular"),
         ({"b": [0.5, 0.4]}, "b must sum to 1"),
         ({"b": [0.5, np.nan]}, "b must sum to 1"),
         ({"e": [0.5, 0.5]}, "sum to 0"),
@@ -366,6 +461,10 @@ def test_print_draws_the_butcher_array():
         ]
     )
     assert "-12.921" in str(TSIT5) and "/" not in str(TSIT5)
+    lines = str(DOP853).splitlines()
+    assert lines[0] == "DOP853: order 8(7, of two estimates), 13 stages and 3 for dense output, FSAL  [HNW93]"
+    assert [line.split("|")[0].strip() for line in lines[-7:] if "|" in line] == ["b", "e", "e_low", "0.1", "0.2", "0.777778"]
+    assert len(lines) == 1 + 13 + 1 + 3 + 1 + 3 and lines[-1].endswith("2.94751  -9.15096")
     assert repr(RK4) == "<Tableau RK4>" and "\n  e" not in str(RK4)
 
 

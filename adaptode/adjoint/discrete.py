@@ -7,7 +7,8 @@ rule. With λ_m = 0, for n = m − 1 … 0 and the step's transpose Φᵀ of `ad
     λ_n, K̄₁, θ̄ += Φᵀ(λ_{n+1}, K̄, q̄_n, S̄_n)
 
 With FSAL, K₁ of a step is K_s of the one before: its cotangent is carried there, and its stage is evaluated once. Stages are recomputed from the
-states, a forward evaluation each, unless the run kept them.
+states, a forward evaluation each, unless the run kept them. Extra stages of the continuous extension are stages like others, after the s, whose K̄ comes
+from outputs inside the step alone: they are evaluated, and transposed before the others, in the steps that have such outputs.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from ..errors import InputError
 from ..fields.mlp_kernels import mlp_linearize, mlp_pullback
 from ..fields.protocol import Array, Bound
 from ..fields.sockets import socket_linearize, socket_pullback, through_socket
-from ..norms import scaled_rms
 from ..solution import Run
-from ..step import add, bound_linearize, bound_pullback, combine, combine_vjp, finish_vjp, is_zero, linearized_stages, pullback, stages_vjp
+from ..step import add, bound_linearize, bound_pullback, combine_vjp, estimate, finish_vjp, is_zero, linearized_stages, pullback, stages_vjp
 
 
 class Gradient(NamedTuple):
@@ -62,7 +62,7 @@ class Cotangents(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Buffers of one step: Y, K, K_bar (s, N), kept (s, R), Y_pair_bar (2, N), and (N,) err, err_bar, y0_bar, Y_bar."""
+    """Buffers of one step with S = s + extra stages: Y, K, K_bar (S, N), kept (S, R), Y_pair_bar (2, N), err and err_bar (N,) or (2 N,), and (N,) y0_bar, Y_bar."""
 
     Y: Array
     K: Array
@@ -79,7 +79,7 @@ class Scratch(NamedTuple):
 def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar):
     """Walks the steps home: y_bar (N,) becomes λ₀, theta_bar (P,) is added to; returns evaluations and pullbacks made."""
     Y, K, K_bar, kept, Y_pair_bar, err, err_bar, y0_bar, Y_bar = scratch
-    s = tab.b.size
+    s, total = tab.b.size, tab.c.size
     steps = grid.t.size - 1
     last_output = cotangents.step.size - 1
     calls = 0
@@ -91,13 +91,15 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar):
         y0_bar[:] = 0.0
         err_bar[:] = 0.0
         Y_pair_bar[:] = 0.0
+        last = s
         while last_output >= 0 and cotangents.step[last_output] == n:
             bar = cotangents.output[last_output]
             if cotangents.fraction[last_output] == 1.0:
                 add(bar, y_bar)
             else:
-                combine_vjp(h, dense_weights(tab, cotangents.fraction[last_output]), s, bar, K_bar)
+                combine_vjp(h, dense_weights(tab, cotangents.fraction[last_output]), total, bar, K_bar)
                 add(bar, y0_bar)
+                last = total
             last_output -= 1
         q_bar, stiffness_bar = cotangents.error[n], cotangents.stiffness[n]
         opened = q_bar != 0.0 or stiffness_bar != 0.0
@@ -106,18 +108,18 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar):
         stop = s
         if tab.fsal:
             Y[s - 1] = y1
-            if n < steps - 1 or not (opened or not is_zero(K_bar[s - 1])):
+            if n < steps - 1 or not (opened or last > s or not is_zero(K_bar[s - 1])):
                 stop = s - 1
         if grid.stages.shape[0] > 0:
-            K[:] = grid.stages[n]
+            K[:s] = grid.stages[n]
         calls += linearized_stages(theta, tab, t, h, y0, 0, stop, Y, K, kept, grid.stages.shape[0] > 0)
+        calls += linearized_stages(theta, tab, t, h, y0, s, last, Y, K, kept, False)
 
         q = 0.0
         if opened:
-            combine(y0, h, tab.e, 0, K, s, err, 0, False)
-            q = scaled_rms(err, y0, y1, atol, rtol)
+            q = estimate(tab, h, y0, y1, K, atol, rtol, err)
         finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y_bar, q_bar, stiffness_bar, err_bar, y0_bar, K_bar, Y_pair_bar)
-        calls += stages_vjp(theta, tab, t, h, Y, kept, 1, Y_pair_bar, Y_bar, y0_bar, K_bar, theta_bar)
+        calls += stages_vjp(theta, tab, t, h, Y, kept, 1, Y_pair_bar, Y_bar, y0_bar, K_bar[:last], theta_bar)
         if tab.fsal and n > 0:
             K_bar[s - 1] = K_bar[0]
             K[s - 1] = K[0]
@@ -128,6 +130,7 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar):
                 calls += 1
             K_bar[s - 1] = 0.0
         K_bar[: s - 1] = 0.0
+        K_bar[s:] = 0.0
         y_bar[:] = y0_bar
     return calls
 
@@ -194,14 +197,15 @@ def discrete(
         *per_step,
     )
     bound = run.field.bind(run.theta, batch, dtype)
-    s = tab.b.size
+    total = tab.c.size
     scratch = Scratch(
-        *(np.empty((s, size), dtype) for _ in range(3)),
-        np.empty((s, bound.kept), dtype),
+        *(np.empty((total, size), dtype) for _ in range(3)),
+        np.empty((total, bound.kept), dtype),
         np.empty((2, size), dtype),
-        *(np.empty(size, dtype) for _ in range(4)),
+        *(np.empty(run.method.estimates * size, dtype) for _ in range(2)),
+        *(np.empty(size, dtype) for _ in range(2)),
     )
-    stages = run.stages if run.stages is not None else np.empty((0, s, size), dtype)
+    stages = run.stages if run.stages is not None else np.empty((0, tab.b.size, size), dtype)
     grid = Grid(run.grid, states.reshape(-1, size), stages)
     calls = _enter(bound, tab, grid, run.atol, run.rtol, cotangents, scratch, bar, theta_bar)
     return Gradient(bar.reshape(batch, n), theta_bar, None, None, int(calls))

@@ -69,9 +69,9 @@ class LocalError(Penalty):
 
     def check(self, field: Field, method: Tableau) -> None:
         if self.estimate == "error" and not method.adaptive:
-            raise InputError(f"LocalError needs an error estimate, which {method.name} has not; use Tsit5, Dopri5 or BS32")
+            raise InputError(f"LocalError needs an error estimate, which {method.name} has not; use Tsit5, Dopri5, BS32 or DOP853")
         if self.estimate == "stiffness" and method.stiffness_pair is None:
-            raise InputError(f'LocalError(estimate="stiffness") needs a stiffness estimate, which {method.name} has not; use Tsit5 or Dopri5')
+            raise InputError(f'LocalError(estimate="stiffness") needs a stiffness estimate, which {method.name} has not; use Tsit5, Dopri5 or DOP853')
 
     def times(self, tspan: tuple[float, float], variate: float) -> tuple[float, ...]:
         return (tspan[0] + variate * (tspan[1] - tspan[0]),) if self.sampling == "unbiased" else ()
@@ -133,7 +133,7 @@ class _OneStep:
         self.run, self.bound, self.t, self.h, self.shape = run, bound, t, h, u.shape
         self.tab = tab = run.method.coefficients(u.dtype)
         s, size = tab.b.size, u.size
-        self.u, self.u1, self.err = u.ravel(), np.empty(size, u.dtype), np.empty(size, u.dtype)
+        self.u, self.u1, self.err = u.ravel(), np.empty(size, u.dtype), np.empty(run.method.estimates * size, u.dtype)
         self.Y, self.K, self.kept = np.empty((s, size), u.dtype), np.empty((s, size), u.dtype), np.empty((s, bound.kept), u.dtype)
         bound_linearized_stages(bound, tab, t, h, self.u, 0, s, self.Y, self.K, self.kept, False)
         self.q, self.stiffness = finish(tab, h, self.u, self.K, self.Y, run.atol, run.rtol, self.u1, self.err)
@@ -142,7 +142,7 @@ class _OneStep:
         """(θ̄, ū, pullbacks) of q̄ q + S̄ S."""
         tab, dtype, size = self.tab, self.u.dtype, self.u.size
         K_bar, pair_bar = np.zeros_like(self.K), np.zeros((2, size), dtype)
-        u_bar, u1_bar, err_bar, scratch = (np.zeros(size, dtype) for _ in range(4))
+        u_bar, u1_bar, scratch, err_bar = (*(np.zeros(size, dtype) for _ in range(3)), np.zeros_like(self.err))
         theta_bar = np.zeros(self.run.field.n_params, dtype)
         run, bound = self.run, self.bound
         finish_vjp(
