@@ -1,6 +1,6 @@
 """Scaled norms of a local error, and their cotangents.
 
-`atol` and `rtol` are arrays of one element, or of one element a component (flat, like the state).
+`atol` and `rtol` are arrays of one element, or of one element a component (flat, like the state). States may be complex: |y| is then the modulus.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 import numpy as np
 
 from ._jit import inline, kernel
+
+_ONE = np.float64(1.0)  # times float32 is float64, times complex128 itself
 
 
 @inline
@@ -23,7 +25,7 @@ def scaled_rms(err, y0, y1, atol, rtol):
 
     q = sqrt( (1/N) Σᵢ (errᵢ / sᵢ)² ),   sᵢ = atolᵢ + rtolᵢ max(|y0ᵢ|, |y1ᵢ|)          [HNW93, II.4 (4.11)]
 
-    err, y0, y1 : (N,) float      units of y
+    err, y0, y1 : (N,) float or complex      units of y
     atol, rtol  : (1,) or (N,)    atol in units of y, rtol dimensionless
     returns q   : float           dimensionless; q <= 1 accepts; a NaN or inf anywhere in err, y0 or y1 gives NaN or inf, which rejects
 
@@ -51,10 +53,10 @@ def scaled_rms(err, y0, y1, atol, rtol):
 
 @inline
 def _ratio(err, y0, y1, atol, rtol, da, dr, i):
-    a, b = abs(np.float64(y0[i])), abs(np.float64(y1[i]))
+    a, b = np.float64(abs(y0[i])), np.float64(abs(y1[i]))
     larger = a if a >= b else b
     # an infinite scale must not hide an overflow, nor the comparison a NaN: (a − b) 0 is NaN unless both are finite
-    return np.float64(err[i]) / (atol[i * da] + rtol[i * dr] * larger) + (a - b) * 0.0
+    return np.float64(abs(err[i])) / (atol[i * da] + rtol[i * dr] * larger) + (a - b) * 0.0
 
 
 @kernel
@@ -84,16 +86,16 @@ def scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar):
 
 @kernel
 def rms_difference(a, b):
-    """sqrt( (1/N) Σᵢ (aᵢ − bᵢ)² ) of two flat arrays."""
+    """sqrt( (1/N) Σᵢ |aᵢ − bᵢ|² ) of two flat arrays."""
     s0 = s1 = 0.0
     n = a.size
     m = n - n % 2
     for i in range(0, m, 2):
-        d = np.float64(a[i]) - np.float64(b[i])
-        e = np.float64(a[i + 1]) - np.float64(b[i + 1])
+        d = abs(_ONE * a[i] - _ONE * b[i])
+        e = abs(_ONE * a[i + 1] - _ONE * b[i + 1])
         s0 += d * d
         s1 += e * e
     if m < n:
-        d = np.float64(a[m]) - np.float64(b[m])
+        d = abs(_ONE * a[m] - _ONE * b[m])
         s0 += d * d
     return math.sqrt((s0 + s1) / n) if n else 0.0

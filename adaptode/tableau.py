@@ -157,13 +157,13 @@ class Tableau:
         return Coefficients(*arrays, i, j, float(self.stiffness_constant), self.fsal, self.adaptive, self.error_order)
 
     def coefficients(self, dtype: Any = np.float64) -> Coefficients:
-        """What a kernel working on states of `dtype` (float64 or float32) needs.
+        """What a kernel working on states of `dtype` (float64, float32 or complex128) needs.
 
-        The same float64 coefficients for both: float32 states are combined with full-precision weights and rounded
+        The same float64 coefficients for all: float32 states are combined with full-precision weights and rounded
         once. The same object at every call.
         """
-        if np.dtype(dtype) not in (np.dtype(np.float64), np.dtype(np.float32)):
-            raise InputError(f"states must be float64 or float32, not {np.dtype(dtype)}")
+        if np.dtype(dtype) not in (np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.complex128)):
+            raise InputError(f"states must be float64, float32 or complex128, not {np.dtype(dtype)}")
         return self._coefficients
 
     def __str__(self) -> str:
