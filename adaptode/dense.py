@@ -42,6 +42,13 @@ def dense_state(tab, theta, h, y0, y1, K, out):
         combine(y0, h, dense_weights(tab, theta), K, tab.b.size, out)
 
 
+@kernel
+def dense_states(tab, theta, h, y0, y1, K, out):
+    """`dense_state` at several fractions: theta (k,), out (k, N)."""
+    for i in range(theta.size):
+        dense_state(tab, theta[i], h, y0, y1, K, out[i])
+
+
 def locate(run: Run, t: Any) -> Array:
     """Index of the accepted step that contains each time: grid[i] < t <= grid[i + 1] in the direction of integration, 0 at the start."""
     t = np.asarray(t, dtype=np.float64)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from ._jit import call_socket, dual, kernel, specialize
 from .checked import check_finite, check_saveat, check_scale, check_span, check_steps, check_tolerances
-from .control import Controller, accepts, first_step, get_controller, next_factor
+from .control import Controller, Rule, accepts, first_step, get_controller, next_factor
 from .dense import dense_state
 from .errors import InputError
 from .fields.mlp_kernels import mlp_value
@@ -76,9 +76,9 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     s = tab.b.size
     rows = kept = 0
     while rows < budget and count[STATUS] == _RUNNING:
-        t = clock[T]
-        smallest = 10.0 * abs(np.nextafter(t, span.direction * np.inf) - t)
-        h = clock[H]
+        t = float(clock[T])  # of Python's kind where interpreted: faster, and deaf to np.seterr
+        smallest = 10.0 * abs(math.nextafter(t, span.direction * math.inf) - t)
+        h = float(clock[H])
         if h < smallest:
             if count[AFTER_REJECT]:
                 count[STATUS] = _TOO_SMALL
@@ -202,17 +202,8 @@ def solve(
 
     bound = field.bind(theta, batch, dtype)
     direction = 1.0 if t1 >= t0 else -1.0
-    state = State(
-        y0.ravel().copy(),
-        np.empty(y0.size, dtype),
-        np.empty(y0.size, dtype),
-        np.empty((tab.stages - tab.stiffness_pair[0] if tab.stiffness_pair else min(2, tab.stages), y0.size), dtype),
-        np.empty((tab.b.size, y0.size), dtype),
-        np.array([t0, 0.0, 1.0, 1.0]),
-        np.zeros(6, np.int64),
-    )
     rule = control.rule(tab.error_order)
-    state.clock[Q1:] = rule.start
+    state = new_state(tab, rule, t0, y0)
     wanted = times if times.size and times[-1] == t1 else np.append(times, t1)
     span = Span(t1, direction, float(max_step), int(max_steps), wanted)
     out = np.empty((span.saveat.size, y0.size), dtype)
@@ -253,9 +244,19 @@ def solve(
     )
 
 
+def new_state(tab: Tableau, rule: Rule, t0: float, y0: Array) -> State:
+    """The loop's state at (t0, y0), its buffers of y0's dtype; `_start` gives it a first step."""
+    n, dtype = y0.size, y0.dtype
+    rows = tab.stages - tab.stiffness_pair[0] if tab.stiffness_pair else min(2, tab.stages)
+    clock, count = np.array([t0, 0.0, rule.start, rule.start]), np.zeros(6, np.int64)
+    return State(
+        y0.ravel().copy(), np.empty(n, dtype), np.empty(n, dtype), np.empty((rows, n), dtype), np.empty((tab.stages, n), dtype), clock, count
+    )
+
+
 def _start(bound, tab, control: Controller, state: State, span: Span, tolerances, given: float | None) -> None:
     """f(t₀, y₀) and the first step size; a start that is not finite ends the solve here."""
-    t0, length = state.clock[T], abs(span.end - state.clock[T])
+    t0 = float(state.clock[T])
     f0 = state.K[0]
     f0[:] = np.nan  # what a field forgets to fill must not pass for an answer
     bound.value(t0, state.y, bound.pack, f0)
@@ -275,7 +276,7 @@ def _start(bound, tab, control: Controller, state: State, span: Span, tolerances
         state.count[NFEV] += 1
         return scaled_rms(state.y1 - f0, y, y, atol, rtol)
 
-    limit = min(length, span.max_step) if control.clip_first_step else math.inf
+    limit = abs(span.end - t0) if control.clip_first_step else math.inf  # max_step limits it in the loop, as in SciPy
     state.clock[H] = first_step(scaled_rms(y, y, y, atol, rtol), scaled_rms(f0, y, y, atol, rtol), d2_at, tab.error_order, limit)
 
 

@@ -344,8 +344,10 @@ _ALIASES: dict[str, Tableau] = {name.lower(): tableau for name, tableau in METHO
 }
 
 
-def get_tableau(method: str | Tableau) -> Tableau:
-    """The method of that name (any case, SciPy's names too), or the tableau itself. InputError: no such name."""
+def get_tableau(method: str | Tableau | type) -> Tableau:
+    """The method of that name (any case, SciPy's names too), the tableau itself, or that of a class such as adaptode.Tsit5. InputError: no such name."""
+    if isinstance(method, type):
+        method = getattr(method, "tableau", method)
     if isinstance(method, Tableau):
         return method
     tableau = _ALIASES.get(method.lower()) if isinstance(method, str) else None
