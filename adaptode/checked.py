@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -90,3 +91,43 @@ def check_finite(y0: np.ndarray, theta: np.ndarray) -> None:
         if len(bad):
             index = ", ".join(map(str, bad[0]))
             raise InputError(f"{name}[{index}] is {array[tuple(bad[0])]}; {name} must be finite")
+
+
+def check_ivp_tolerances(rtol: ArrayLike, atol: ArrayLike, y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(atol, rtol) of one element or of n, by SciPy's rules and in its words: an rtol below 100 eps is raised to that, with a warning; atol may be inf.
+
+    Besides, InputError for NaN, for an rtol that is not finite, and where atol and y0 are both 0.
+    """
+    checked = []
+    for name, value in (("atol", atol), ("rtol", rtol)):
+        try:
+            array = np.array(value, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"`{name}` must be a number or an array of numbers; got {value!r}") from None
+        if array.ndim > 0 and array.shape != y0.shape:
+            raise InputError(f"`{name}` has wrong shape. It must be a number or have the shape of y0, {y0.shape}; got {array.shape}")
+        checked.append(array.reshape(-1))
+    a, r = checked
+    if not (a >= 0).all():
+        raise InputError(f"`atol` must be positive. Got {atol!r}")
+    if not np.isfinite(r).all():
+        raise InputError(f"`rtol` must be finite; got {rtol!r}")
+    smallest = 100 * float(np.finfo(np.float64).eps)
+    if (r < smallest).any():
+        warnings.warn(f"At least one element of `rtol` is too small. Setting `rtol = np.maximum(rtol, {smallest})`.", stacklevel=3)
+        r = np.maximum(r, smallest)
+    bad = np.flatnonzero((y0 == 0) & (a == 0))
+    if bad.size:
+        raise InputError(f"atol must be positive where y0 is 0, as y0[{bad[0]}] is: a relative error of 0 has no meaning")
+    return a, r
+
+
+def check_ivp_steps(first_step: Any, max_step: Any, length: float) -> None:
+    """InputError in SciPy's words unless both are positive and first_step, where given, fits in the span of that length."""
+    for name, value in (("max_step", max_step), ("first_step", first_step)):
+        if value is None and name == "first_step":
+            continue
+        if not (isinstance(value, (int, float, np.integer, np.floating)) and value > 0):
+            raise InputError(f"`{name}` must be positive. Got {value!r}")
+    if first_step is not None and not (first_step <= length and first_step < np.inf):
+        raise InputError(f"`first_step` exceeds bounds. Got {first_step!r} in a span of length {length:g}")

@@ -18,8 +18,11 @@ from .errors import InputError
 from .step import bound_stages, combine
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from .fields.protocol import Array
     from .solution import Run
+    from .tableau import Tableau
 
 
 @kernel
@@ -80,3 +83,52 @@ def evaluate(run: Run, t: Any) -> Array:
         for k in np.flatnonzero(steps == i):
             dense_state(tab, (times[k] - t0) / h, h, y0, states[i + 1].ravel(), K, out[k].reshape(-1))
     return out[0] if np.ndim(t) == 0 else out
+
+
+class DenseSolution:
+    """The solution of one system between its first and its last time, from what its steps left; what SciPy calls OdeSolution.
+
+    ts (m + 1,) accepted times, states (m + 1, n), stages (m, S, n) with those of the continuous extension. Beyond the ends the outermost step's polynomial
+    goes on, as in SciPy. `cut`: (state, time) at the true end of the last step where the solution ends within it.
+    """
+
+    def __init__(self, method: Tableau, ts: Array, states: Array, stages: Array, cut: tuple[Array, float] | None = None) -> None:
+        self.method, self.ts, self.states, self.stages = method, ts, states, stages
+        self.ends = states if cut is None else np.concatenate([states[:-1], cut[0][None]])
+        self.widths = np.diff(ts if cut is None else np.append(ts[:-1], cut[1]))
+
+    @property
+    def t_min(self) -> float:
+        return float(min(self.ts[0], self.ts[-1]))
+
+    @property
+    def t_max(self) -> float:
+        return float(max(self.ts[0], self.ts[-1]))
+
+    @property
+    def n_segments(self) -> int:
+        return self.ts.size - 1
+
+    def __call__(self, t: ArrayLike) -> Array:
+        """The states: (n,) at a scalar time, (n, k) at times (k,) in any order."""
+        t = np.asarray(t, dtype=np.float64)
+        if t.ndim > 1:
+            raise InputError(f"`t` must be a float or a 1-D array; got shape {t.shape}")
+        times, direction = np.atleast_1d(t), 1.0 if self.ts[-1] >= self.ts[0] else -1.0
+        steps = np.clip(np.searchsorted(direction * self.ts, direction * times, side="left") - 1, 0, self.n_segments - 1)
+        width = self.widths[steps]
+        theta = np.divide(times - self.ts[steps], width, out=np.ones_like(times), where=width != 0.0)
+        W = self.method.weights(theta) * width[:, None]
+        out = self.states[steps] + np.einsum("ks,ksn->kn", W, self.stages[steps])
+        whole = theta == 1.0
+        out[whole] = self.ends[steps[whole] + 1]
+        return out[0] if t.ndim == 0 else out.T
+
+    def within(self, step: int, theta: Array) -> Array:
+        """The states (k, n) at fractions theta (k,) of one step."""
+        return self.within_steps(step, step + 1, theta)[0]
+
+    def within_steps(self, first: int, last: int, theta: Array) -> Array:
+        """The states (last − first, k, n) at fractions theta (k,) of each of some steps."""
+        W, h = self.method.weights(theta), self.widths[first:last]
+        return self.states[first:last, None] + h[:, None, None] * np.matmul(W, self.stages[first:last])

@@ -21,8 +21,8 @@ class SolveError(AdaptodeError, RuntimeError):
         self.run = run
 
 
-class FieldError(AdaptodeError, RuntimeError):
-    """A vector field returned something that is not a vector field's answer."""
+class FieldError(AdaptodeError, RuntimeError, ValueError):
+    """A vector field returned something that is not a vector field's answer; SciPy's users catch it as a ValueError."""
 
 
 class MissingDerivativeError(FieldError, NotImplementedError):

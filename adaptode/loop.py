@@ -20,7 +20,7 @@ from .fields.protocol import Array, Bound
 from .fields.sockets import socket_value, through_socket
 from .norms import scaled_rms
 from .solution import Status, StepLog
-from .step import bound_value, finish, stages, value
+from .step import bound_stages, bound_value, finish, stages, value
 from .tableau import Tableau, borrowed
 
 T, H, Q1, Q2 = range(4)  # clock: time, next |h|, the two last accepted errors
@@ -86,8 +86,8 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     n, s, total = y.size, tab.b.size, tab.c.size
     count[ROWS] = count[KEPT] = 0
     while count[ROWS] < budget and count[STATUS] == _RUNNING:
-        t, h = clock[T], clock[H]
-        smallest = 10.0 * abs(np.nextafter(t, span.direction * np.inf) - t)
+        t, h = float(clock[T]), float(clock[H])  # of Python's kind where interpreted: faster, and deaf to np.seterr
+        smallest = 10.0 * abs(math.nextafter(t, span.direction * math.inf) - t)
         if h < smallest:
             if count[AFTER_REJECT]:
                 count[STATUS] = _TOO_SMALL
@@ -273,16 +273,15 @@ class Integration:
             state.count[NFEV] += 1
             return scaled_rms(state.y1 - f0, y, y, atol, rtol)
 
-        limit = min(abs(span.end - t0), span.max_step) if control.clip_first_step else math.inf
+        limit = abs(span.end - t0) if control.clip_first_step else math.inf  # max_step limits it in the loop, as in SciPy
         state.clock[H] = first_step(scaled_rms(y, y, y, atol, rtol), scaled_rms(f0, y, y, atol, rtol), d2_at, self.method.error_order, limit)
         if seconds:  # as many attempts at first as surely take less than a tenth of a second
             self._budget = max(self._budget, int(0.03 / (seconds * self.method.stages)))
 
-    def advance(self, budget: int | None = None) -> Chunk:
-        """Some attempts, as many as take a few hundredths of a second, or at most `budget`."""
+    def new_store(self, rows: int) -> Store:
+        """Room for that many attempts."""
         state, keep, dtype = self.state, self.keep, self.state.y.dtype
-        rows = min(self._budget, self._largest, 4096 if not self.chunks else 2**16) if budget is None else budget
-        store = Store(
+        return Store(
             *(np.empty(rows) for _ in range(4)),
             np.empty(rows, bool),
             np.empty((rows if "errors" in keep else 0, state.err.size), dtype),
@@ -290,9 +289,20 @@ class Integration:
             np.empty((rows if self._stages else 0, self._stages, self.size), dtype),
             self.out,
         )
+
+    def enter(self, store: Store, budget: int) -> None:
+        """At most `budget` attempts into a store; `state.count` says how many."""
+        self._enter(self.tab, self.rule, self.span, *self.tolerances, self.state, store, budget)
+
+    def advance(self, budget: int | None = None) -> Chunk:
+        """Some attempts, as many as take a few hundredths of a second, or at most `budget`."""
+        state = self.state
+        rows = min(self._budget, self._largest, 4096 if not self.chunks else 2**16) if budget is None else budget
+        store = self.new_store(rows)
         began = time.perf_counter()
+        state.count[ROWS] = state.count[KEPT] = 0
         try:
-            self._enter(self.tab, self.rule, self.span, *self.tolerances, state, store, rows)
+            self.enter(store, rows)
         finally:  # an interrupt or an exception of the right-hand side loses nothing
             made, kept = int(state.count[ROWS]), int(state.count[KEPT])
             log = StepLog(*(column[:made] for column in store[:5]))
@@ -314,6 +324,15 @@ class Integration:
             _advance_python(bound, *arguments)
         else:
             through_socket(self.own_advance or _advance_socket, _advance_python, bound, *arguments)
+
+    def extended(self, t: float, h: float, y: Array, K: Array) -> Array:
+        """The stages (S, N) of an accepted step with those of the continuous extension, a copy; K holds its own s."""
+        s, total = self.method.stages, self.method.stages + self.method.extra_stages
+        out = np.empty((total, self.size), K.dtype)
+        out[:s] = K[:s]
+        if total > s:
+            bound_stages(self.bound, self.tab, t, h, y, s, total, np.empty((2, self.size), K.dtype), out)
+        return out
 
     def run(self) -> None:
         """To the end."""

@@ -1,6 +1,6 @@
 """Scaled norms of a local error, and their cotangents.
 
-`atol` and `rtol` are arrays of one element, or of one element a component (flat, like the state).
+`atol` and `rtol` are arrays of one element, or of one element a component (flat, like the state). States may be complex: |y| is then the modulus.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 import numpy as np
 
 from ._jit import inline, kernel
+
+_ONE = np.float64(1.0)  # times float32 is float64, times complex128 itself
 
 
 @inline
@@ -23,7 +25,7 @@ def scaled_rms(err, y0, y1, atol, rtol):
 
     q = sqrt( (1/N) Σᵢ (errᵢ / sᵢ)² ),   sᵢ = atolᵢ + rtolᵢ max(|y0ᵢ|, |y1ᵢ|)          [HNW93, II.4 (4.11)]
 
-    err, y0, y1 : (N,) float      units of y
+    err, y0, y1 : (N,) float or complex      units of y
     atol, rtol  : (1,) or (N,)    atol in units of y, rtol dimensionless
     returns q   : float           dimensionless; q <= 1 accepts; a NaN or inf anywhere in err, y0 or y1 gives NaN or inf, which rejects
 
@@ -51,10 +53,10 @@ def scaled_rms(err, y0, y1, atol, rtol):
 
 @inline
 def _ratio(err, y0, y1, atol, rtol, da, dr, i):
-    a, b = abs(np.float64(y0[i])), abs(np.float64(y1[i]))
+    a, b = np.float64(abs(y0[i])), np.float64(abs(y1[i]))
     larger = a if a >= b else b
     # an infinite scale must not hide an overflow, nor the comparison a NaN: (a − b) 0 is NaN unless both are finite
-    return np.float64(err[i]) / (atol[i * da] + rtol[i * dr] * larger) + (a - b) * 0.0
+    return np.float64(abs(err[i])) / (atol[i * da] + rtol[i * dr] * larger) + (a - b) * 0.0
 
 
 @kernel
@@ -84,16 +86,16 @@ def scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar):
 
 @kernel(forceinline=True)
 def rms_rows(A, i, j):
-    """sqrt( (1/N) Σₑ (Aᵢₑ − Aⱼₑ)² ) of two rows of an array (m, N)."""
+    """sqrt( (1/N) Σₑ |Aᵢₑ − Aⱼₑ|² ) of two rows of an array (m, N)."""
     s0 = s1 = 0.0
     n = A.shape[1]
     m = n - n % 2
     for e in range(0, m, 2):
-        d0 = np.float64(A[i, e]) - np.float64(A[j, e])
-        d1 = np.float64(A[i, e + 1]) - np.float64(A[j, e + 1])
+        d0 = abs(_ONE * A[i, e] - _ONE * A[j, e])
+        d1 = abs(_ONE * A[i, e + 1] - _ONE * A[j, e + 1])
         s0 += d0 * d0
         s1 += d1 * d1
     if m < n:
-        d0 = np.float64(A[i, m]) - np.float64(A[j, m])
+        d0 = abs(_ONE * A[i, m] - _ONE * A[j, m])
         s0 += d0 * d0
     return math.sqrt((s0 + s1) / n) if n else 0.0

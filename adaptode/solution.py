@@ -138,7 +138,7 @@ class Run:
 
 
 def explain(status: Status, log: StepLog, t: float, slope: Array, name: str) -> str:
-    """What happened, where, in which component, and what to try; `slope` is f at the last accepted state, (B, n)."""
+    """What happened, where, in which component, and what to try; `slope` is f at the last accepted state, or where it failed: (B, n) or (n,)."""
     if status is Status.SUCCESS:
         return "the end of the span was reached"
     where = f"at t = {t:.9g}"
@@ -154,7 +154,7 @@ def explain(status: Status, log: StepLog, t: float, slope: Array, name: str) -> 
             "Raise max_steps, loosen rtol and atol, or, if |h| times the stiffness estimate is near 1, use an implicit method (SciPy's Radau or BDF)"
         )
     if status is Status.NONFINITE:
-        return f"{name} gives NaN or inf just after t = {t:.9g}, however small the step{last}. A solution that blows up there, or a log or root out of its domain?"
+        return f"{name} gives NaN or inf just after t = {t:.9g}{_component(slope)}, however small the step{last}. A solution that blows up there, or a log or root out of its domain?"
     return (
         f"the step became smaller than the spacing of floating-point numbers {where}{last}. "
         "A singularity or a discontinuity there, or tolerances below what the precision allows?"
@@ -163,4 +163,6 @@ def explain(status: Status, log: StepLog, t: float, slope: Array, name: str) -> 
 
 def _component(values: Array) -> str:
     bad = np.argwhere(~np.isfinite(values))
-    return f" (sample {bad[0][0]}, component {bad[0][1]})" if len(bad) else ""
+    if not len(bad):
+        return ""
+    return " (" + ", ".join(f"{name} {i}" for name, i in zip(("sample", "component")[-values.ndim :], bad[0], strict=True)) + ")"

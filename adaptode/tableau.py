@@ -226,13 +226,13 @@ class Tableau:
         return Coefficients(*arrays, i, j, float(self.stiffness_constant), self.fsal, self.adaptive, self.error_order)
 
     def coefficients(self, dtype: Any = np.float64) -> Coefficients:
-        """What a kernel working on states of `dtype` (float64 or float32) needs.
+        """What a kernel working on states of `dtype` (float64, float32 or complex128) needs.
 
-        The same float64 coefficients for both: float32 states are combined with full-precision weights and rounded
+        The same float64 coefficients for all: float32 states are combined with full-precision weights and rounded
         once. The same object at every call.
         """
-        if np.dtype(dtype) not in (np.dtype(np.float64), np.dtype(np.float32)):
-            raise InputError(f"states must be float64 or float32, not {np.dtype(dtype)}")
+        if np.dtype(dtype) not in (np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.complex128)):
+            raise InputError(f"states must be float64, float32 or complex128, not {np.dtype(dtype)}")
         return self._coefficients
 
     def __str__(self) -> str:
@@ -349,8 +349,10 @@ _ALIASES: dict[str, Tableau] = {name.lower(): tableau for name, tableau in METHO
 }
 
 
-def get_tableau(method: str | Tableau) -> Tableau:
-    """The method of that name (any case, SciPy's names too), or the tableau itself. InputError: no such name."""
+def get_tableau(method: str | Tableau | type) -> Tableau:
+    """The method of that name (any case, SciPy's names too), the tableau itself, or that of a class such as adaptode.Tsit5. InputError: no such name."""
+    if isinstance(method, type):
+        method = getattr(method, "tableau", method)
     if isinstance(method, Tableau):
         return method
     tableau = _ALIASES.get(method.lower()) if isinstance(method, str) else None

@@ -165,3 +165,31 @@ def test_float32_cotangents():
     for a, b in zip(cotangents(*arguments, 1.0), cotangents(*narrow, *arguments[3:], 1.0), strict=True):
         assert b.dtype == np.float32
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+
+
+@given(seeds, sizes, st.booleans())
+def test_complex_states_by_their_moduli(seed, n, vector):
+    err, y0, y1, atol, rtol = draw(seed, n, vector)
+    turn = np.exp(2j * np.pi * np.random.default_rng([seed, 1]).uniform(size=(3, n)))
+    err, y0, y1 = turn * (err, y0, y1)
+    truth = formula(*np.abs((err, y0, y1)), *(np.broadcast_to(x, n) for x in (atol, rtol)))
+    difference = float(np.sqrt(np.mean(np.abs(y0 - y1) ** 2)))
+    for norm, distance in ((scaled_rms, rms_difference), (getattr(scaled_rms, "py_func", scaled_rms), getattr(rms_difference, "py_func", rms_difference))):
+        assert norm(err, y0, y1, atol, rtol) == pytest.approx(truth, rel=ROUNDING)
+        assert distance(y0, y1) == pytest.approx(difference, rel=ROUNDING)
+
+
+@given(seeds, sizes, st.sampled_from(["err", "y0", "y1"]), st.sampled_from([complex(np.nan, 0), complex(0, np.inf), complex(-np.inf, np.nan)]))
+def test_one_complex_entry_that_is_not_finite_rejects(seed, n, where, bad):
+    err, y0, y1, atol, rtol = draw(seed, n, False)
+    arrays = {name: x + 0j for name, x in (("err", err), ("y0", y0), ("y1", y1))}
+    arrays[where][seed % n] = bad
+    q = scaled_rms(*arrays.values(), atol, rtol)
+    assert not q <= 1.0 and not math.isfinite(q)
+
+
+@given(seeds, sizes)
+def test_complex_numbers_without_an_imaginary_part_are_real_ones(seed, n):
+    err, y0, y1, atol, rtol = draw(seed, n, False)
+    assert scaled_rms(err + 0j, y0 + 0j, y1 + 0j, atol, rtol) == scaled_rms(err, y0, y1, atol, rtol)
+    assert rms_difference(y0 + 0j, y1 + 0j) == rms_difference(y0, y1)

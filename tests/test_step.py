@@ -313,3 +313,20 @@ def test_unbound_fields_say_so():
         with pytest.raises(NotImplementedError):
             function(*[None] * count)
     assert "bound by `specialize`" in module.value.__doc__
+
+
+@given(seeds, st.integers(1, 9), methods)
+def test_a_complex_step_is_the_step_of_its_real_pairs(seed, n, name):
+    """The estimates are those of the moduli."""
+    rng, tab = np.random.default_rng(seed), METHODS[name].coefficients(np.complex128)
+    s = tab.b.size
+    y0, K, Y = (rng.normal(size=(*rows, 2 * n)) for rows in ((), (s,), (s,)))
+    pair = np.empty((2, 2 * n))
+    S_real = finish(tab, 0.3, y0, K, Y, ATOL, RTOL, *pair)[1]
+    for end in (finish, plain(finish)):
+        y1, err = np.empty((2, n), complex)
+        q, S = end(tab, 0.3, *(x.view(complex) for x in (y0, K, Y)), ATOL, RTOL, y1, err)
+        np.testing.assert_allclose([y1.view(float), err.view(float)], pair, rtol=1e-14, atol=1e-14 * np.abs(K).max())
+        scale = ATOL + RTOL * np.maximum(np.abs(y0.view(complex)), np.abs(y1))
+        assert q == pytest.approx(np.sqrt(np.mean(np.abs(err / scale) ** 2)), rel=1e-12)
+        assert S == pytest.approx(S_real, rel=1e-12, nan_ok=True)

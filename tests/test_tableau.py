@@ -324,7 +324,7 @@ def test_stiffness_pairs():
 
 @ALL
 def test_coefficients_are_what_a_kernel_takes(method):
-    for dtype in (np.float64, np.float32):
+    for dtype in (np.float64, np.float32, np.complex128):
         k = method.coefficients(dtype)
         assert k is method.coefficients()
         A, c = all_stages(method.A, method.c, method.extra_A, method.extra_c)

@@ -219,7 +219,7 @@ class PythonSocket:
         answer = self.function(t, y.copy())
         if type(answer) is not np.ndarray or answer.dtype is not self.dtype:
             answer = self._convert(t, answer)
-        if answer.shape != self.shape:
+        if answer.shape != self.shape and not (answer.ndim == 0 and self.shape == (1,)):
             raise InputError(f"{self.name} must return an array of shape {self.shape}, as y0; at t = {t:g} it returned shape {answer.shape}")
         return answer
 
