@@ -105,28 +105,33 @@ def is_compiled(function: Any) -> bool:
     return isinstance(function, numba.core.dispatcher.Dispatcher)
 
 
-def socket(function: Any, arguments: str, role: str) -> Any:
+def socket(function: Any, arguments: str, role: str, returns: str = "void") -> Any:
     """`function` compiled for the given argument types, to be passed where a function pointer of that type is expected.
 
-    arguments : Numba argument types, such as "f8, f8[::1], f8[::1], f8[::1]"
+    arguments : Numba argument types, such as "f8, f8[::1], f8[::1], f8[::1]";   returns : the type of its answer, "void" or a number's, such as "f8"
     raises FieldError when it does not compile for them, with Numba's own reason at the end
     """
-    signature = normalize_signature(f"void({arguments})")[0]
+    signature, result = normalize_signature(f"{returns}({arguments})")
     if signature not in function.overloads:
         try:
-            function.compile(signature)
+            # a number is asked for by its type, to which an int or a bool is converted; for void the answer's own type is checked below
+            function.compile(signature if returns == "void" else result(*signature))
         except (NumbaError, TypeError) as error:  # TypeError: another number of arguments
             reason = next((line.strip() for line in str(error).splitlines() if line.strip() and "pipeline" not in line), "")
-            raise FieldError(
-                f"the compiled {role} `{function.py_func.__name__}` cannot be called as {role}({arguments}): {reason}\n"
+            manners = (
                 "Its arrays are flat; it fills or adds to its last ones in place and returns nothing. A plain Python function needs no jit at all."
-            ) from error
-    if not isinstance(function.overloads[signature].signature.return_type, numba.types.NoneType):
-        raise FieldError(f"the compiled {role} `{function.py_func.__name__}` must fill its last array in place and return nothing")
+                if returns == "void"
+                else "Its arrays are flat, and it returns one real number. A plain Python function needs no jit at all."
+            )
+            raise FieldError(f"the compiled {role} `{function.py_func.__name__}` cannot be called as {role}({arguments}): {reason}\n{manners}") from error
+    found = numba.types.unliteral(function.overloads[signature].signature.return_type)
+    if found != result:
+        must = "fill its last array in place and return nothing" if returns == "void" else f"return a real number ({result}, such as float(...)), not {found}"
+        raise FieldError(f"the compiled {role} `{function.py_func.__name__}` must {must}")
     return function
 
 
-def call_socket(entry: Any, functions: tuple[Any, ...], signatures: tuple[str, ...], *arguments: Any) -> Any:
+def call_socket(entry: Any, functions: tuple[Any, ...], signatures: tuple[str, ...], *arguments: Any, returns: str = "void") -> Any:
     """Call a kernel whose first arguments are function pointers with the given signatures, made from functions that went through `socket`.
 
     Compiling for the pointer's type, and never for the function itself, is what keeps one compiled loop for all fields on disk.
@@ -134,7 +139,7 @@ def call_socket(entry: Any, functions: tuple[Any, ...], signatures: tuple[str, .
     sample = next(a for a in arguments if isinstance(a, np.ndarray))
     compiled_for = entry.__dict__.setdefault("adaptode_dtypes", set())
     if sample.dtype not in compiled_for:
-        types_of = [normalize_signature(f"void({s})") for s in signatures]
+        types_of = [normalize_signature(f"{returns}({s})") for s in signatures]
         pointers = (numba.types.FunctionType(result(*types_in)) for types_in, result in types_of)
         entry.disable_compile(False)
         with warnings.catch_warnings():
