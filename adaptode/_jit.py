@@ -83,13 +83,14 @@ def dual(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def specialize(function: Callable[..., Any], *, compiled: bool, **field: Any) -> Any:
+def specialize(function: Callable[..., Any], *, compiled: bool, on_disk: bool = True, **field: Any) -> Any:
     """A copy of a `dual` function, and of every `dual` function it calls, with the names in `field` bound to a kind of field.
 
     compiled=True makes the whole one kernel, kept on disk; compiled=False leaves the copies in Python, calling kernels as they are.
-    Binding by name and not by argument is what lets Numba keep the result on disk.
+    Binding by name and not by argument is what lets Numba keep the result on disk; what is bound to a user's function must not be (`on_disk=False`), for
+    the file's name would not tell one from another.
     """
-    return _specialize(function, compiled, field, kernel)
+    return _specialize(function, compiled, field, kernel if on_disk else partial(numba.njit, **_OPTIONS))
 
 
 def _specialize(function: Callable[..., Any], compiled: bool, field: dict[str, Any], finish: Callable[..., Any]) -> Any:

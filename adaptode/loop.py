@@ -9,19 +9,21 @@ from __future__ import annotations
 import math
 import time
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ._jit import borrow, dual, inline, specialize
+from ._jit import JIT_DISABLED, borrow, dual, inline, specialize
 from .control import Controller, accepts, first_step, next_factor
 from .dense import dense_state
 from .fields.mlp_kernels import mlp_value_row
 from .fields.protocol import Array, Bound
-from .fields.sockets import socket_value, through_socket
+from .fields.rhs import Rhs
+from .fields.sockets import inlined_value, socket_value, through_socket
 from .norms import scaled_rms
 from .solution import Status, StepLog
 from .step import bound_stages, bound_value, finish, stages, value
-from .tableau import Tableau, borrowed
+from .tableau import Tableau, borrowed, constant
 
 T, H, Q1, Q2 = range(4)  # clock: time, next |h|, the two last accepted errors
 ATTEMPTS, NFEV, SAVED, STATUS, AFTER_REJECT, FRESH, ROWS, KEPT = range(8)  # counters; FRESH: K[0] is f(t, y); ROWS, KEPT: of this chunk
@@ -126,16 +128,14 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
         if not accepted:
             continue
 
-        extended = s
-        if store.stages.shape[0] > 0 and store.stages.shape[1] > s:
-            stages(theta, tab, t, h, y, s, total, Y, K)
-            count[NFEV] += total - s
-            extended = total
-        while count[SAVED] < saveat.size and span.direction * (saveat[count[SAVED]] - t1) <= 0.0:
-            if extended < total and saveat[count[SAVED]] != t1:
+        if total > s:  # the continuous extension's own stages, where somebody looks between the ends
+            wanted = store.stages.shape[1] > s
+            if count[SAVED] < saveat.size:
+                wanted = wanted or span.direction * (saveat[count[SAVED]] - t1) < 0.0
+            if wanted:
                 stages(theta, tab, t, h, y, s, total, Y, K)
                 count[NFEV] += total - s
-                extended = total
+        while count[SAVED] < saveat.size and span.direction * (saveat[count[SAVED]] - t1) <= 0.0:
             dense_state(tab, (saveat[count[SAVED]] - t) / h, h, y, y1, K, store.out[count[SAVED]])
             count[SAVED] += 1
         kept = count[KEPT]
@@ -159,6 +159,20 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
 _advance_mlp = specialize(advance, compiled=True, value=mlp_value_row)
 _advance_socket = specialize(advance, compiled=True, value=socket_value)
 _advance_python = specialize(advance, compiled=False, value=bound_value)
+
+
+_SPECIALIZED: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+
+def specialized(right_hand_side: Rhs, method: Tableau) -> Any:
+    """`advance` compiled around one right-hand side and one method's numbers; once in a process for each pair, some seconds."""
+    function = right_hand_side.dispatcher
+    if JIT_DISABLED:
+        return None
+    known = _SPECIALIZED.setdefault(function, {})
+    if repr(method) not in known:
+        known[repr(method)] = specialize(advance, compiled=True, on_disk=False, value=inlined_value(function), borrowed=constant(method.coefficients()))
+    return known[repr(method)]
 
 
 class Chunk(NamedTuple):
@@ -345,8 +359,8 @@ class Integration:
             return StepLog(*(np.empty(0, bool if i == 4 else float) for i in range(5)))
         if len(self.chunks) == 1:
             return self.chunks[0].log
-        logs = [vars(chunk.log).values() for chunk in self.chunks]
-        return StepLog(*(np.concatenate(column) for column in zip(*logs, strict=True)))
+        columns = ("t", "h", "error", "stiffness", "accepted")
+        return StepLog(*(np.concatenate([getattr(chunk.log, name) for chunk in self.chunks]) for name in columns))
 
     def grid(self) -> Array:
         """The accepted times (m + 1,)."""

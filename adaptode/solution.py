@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class StepLog:
     error      (A,) scaled error q; q <= 1 accepts (NaN: something was not finite; 0 for fixed-step methods)
     stiffness  (A,) stiffness estimate S, in units of 1/time: |h| S is near 1 on the border of stability; NaN where the method has none
     accepted   (A,) bool
+    stages     (m, s, n) of the m accepted attempts, err (A, n) error vectors, (A, 2 n) of methods with two: where solve_ivp was asked to keep them
     """
 
     t: Array
@@ -42,8 +43,19 @@ class StepLog:
     stiffness: Array
     accepted: Array
 
+    stages: Array | None = None
+    err: Array | None = None
+
     def __len__(self) -> int:
         return self.t.size
+
+    def rows(self, which: slice) -> StepLog:
+        """Some of the attempts."""
+        return StepLog(self.t[which], self.h[which], self.error[which], self.stiffness[which], self.accepted[which])
+
+    def with_(self, **arrays: Array | None) -> StepLog:
+        """A copy with `stages` or `err`."""
+        return replace(self, **arrays)
 
     def __str__(self) -> str:
         """A table, its middle left out where it is long."""

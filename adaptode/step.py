@@ -166,10 +166,15 @@ def stages(theta, tab, t, h, y0, first, last, Y, K):
 @kernel(forceinline=True)
 def estimate(tab, h, y0, y1, K, atol, rtol, err):
     """Equation (2) or (2'): fills err, (N,) or (2 N,), and returns q; zeros without an embedded method."""
-    s, n = (tab.b.size if tab.adaptive else 0), y0.size
     if tab.e_low.size == 0:
-        combine(y0, h, tab.e, 0, K, s, err, 0, False)
+        combine(y0, h, tab.e, 0, K, tab.b.size if tab.adaptive else 0, err, 0, False)
         return scaled_rms(err, y0, y1, atol, rtol)
+    return _of_two(tab, h, y0, y1, K, atol, rtol, err)
+
+
+@kernel
+def _of_two(tab, h, y0, y1, K, atol, rtol, err):
+    s, n = tab.b.size, y0.size
     combine(y0, h, tab.e, 0, K, s, err[:n], 0, False)
     combine(y0, h, tab.e_low, 0, K, s, err[n:], 0, False)
     q = scaled_rms(err[:n], y0, y1, atol, rtol)

@@ -56,6 +56,18 @@ def borrowed(tab):
     return Coefficients(A, b, c, e, e_low, dense, tab.pair_i, tab.pair_j, tab.constant, tab.fsal, tab.adaptive, tab.error_order)
 
 
+def constant(tab):
+    """In the place of `borrowed`: these coefficients as constants of the code, so that the sums are unrolled and their zeros dropped."""
+    A, b, c, e, e_low, dense, *numbers = tab
+    pair_i, pair_j, length, fsal, adaptive, error_order = numbers
+
+    @inline
+    def coefficients(tab):
+        return Coefficients(A, b, c, e, e_low, dense, pair_i, pair_j, length, fsal, adaptive, error_order)
+
+    return coefficients
+
+
 @dataclass(frozen=True, eq=False)
 class Tableau:
     """An explicit Runge-Kutta method with error weights and a continuous extension.

@@ -103,28 +103,39 @@ def _first(count: int) -> Any:
     return numba.njit(lambda p: (*before(p), p[last]))
 
 
+def compiled_rhs(function: Any, args: tuple[Any, ...], p: Any) -> Rhs | None:
+    """The compiled form f(t, y, p, dy) of what solve_ivp was given; None for a Python function, or one whose args are not numbers."""
+    if isinstance(function, Rhs):
+        return function
+    if not is_compiled(function):
+        return None
+    if p is not None or (not args and len(inspect.signature(function.py_func).parameters) == 4):
+        return _ADAPTED.setdefault(function, {}).setdefault(-1, Rhs(function))
+    if all(np.ndim(a) == 0 and np.asarray(a).dtype.kind in "buif" for a in args):
+        return _in_scipy_manner(function, len(args))
+    return None
+
+
 def bind_rhs(function: Any, y0: Array, args: tuple[Any, ...], p: Any, vectorized: bool) -> Bound:
     """What solve_ivp was given, bound to its arguments; y0 (n,) in the dtype of the solve. InputError when it is no right-hand side."""
-    if isinstance(function, Rhs):
-        return function.bind(_parameters(function.name, args, p), y0.dtype)
+    compiled = None if vectorized else compiled_rhs(function, args, p)
+    if compiled is not None:
+        return compiled.bind(_parameters(compiled.name, args, p), y0.dtype)
     if not callable(function):
         raise InputError(f"fun must be a function f(t, y), or one made by adaptode.rhs; got {function!r}")
-    name = getattr(function, "__name__", type(function).__name__)
-    if is_compiled(function):
-        if p is not None or (not args and len(inspect.signature(function.py_func).parameters) == 4):
-            adapted = _ADAPTED.setdefault(function, {}).setdefault(-1, Rhs(function))
-            return adapted.bind(_parameters(name, args, p), y0.dtype)
-        if not vectorized and all(np.ndim(a) == 0 and np.asarray(a).dtype.kind in "buif" for a in args):
-            return _in_scipy_manner(function, len(args)).bind(np.array(args, dtype=float), y0.dtype)
     if p is not None:
         raise InputError("p= belongs to a right-hand side made by adaptode.rhs; give a plain function its extra arguments as args=(...)")
-    if args or vectorized:
-        plain = function
+    plain = function
+    if vectorized:
 
         def function(t: float, y: Array) -> Any:
-            return np.ravel(plain(t, y[:, None], *args)) if vectorized else plain(t, y, *args)
+            return np.ravel(plain(t, y[:, None], *args))
+    elif args:
 
-    return python_bound(PythonSocket(function, y0.shape, y0.dtype, name))
+        def function(t: float, y: Array) -> Any:
+            return plain(t, y, *args)
+
+    return python_bound(PythonSocket(function, y0.shape, y0.dtype, getattr(plain, "__name__", type(plain).__name__)))
 
 
 def _parameters(name: str, args: tuple[Any, ...], p: Any) -> Array:

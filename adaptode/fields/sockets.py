@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.core.errors import NumbaError
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from .._jit import JIT_DISABLED, inline, kernel
 from ..errors import FieldError, InputError
@@ -118,6 +119,31 @@ def _view(code: str) -> Any:
 _VIEWS = {code: _view(code) for code in _ELEMENTS}
 
 
+def inlined_value(function: Any) -> Any:
+    """`step.value` for one compiled function, with the same pack, called directly."""
+
+    @inline
+    def value(t, Y, r, pack, K, i):
+        function(t, Y[r], _like(Y, pack[2], np.intp(pack[3])), K[i])
+
+    return value
+
+
+@intrinsic
+def _like(context, array, where, size):
+    """A view (size,) of array's dtype at an address."""
+    flat = types.Array(array.dtype, 1, "C")
+
+    def generate(context, builder, typed, values):
+        view = context.make_array(flat)(context, builder)
+        item = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
+        data = builder.inttoptr(values[1], context.get_data_type(array.dtype).as_pointer())
+        populate_array(view, data=data, shape=(values[2],), strides=(item,), itemsize=item, meminfo=None)
+        return view._getvalue()
+
+    return flat(array, where, size), generate
+
+
 def array_signature(count: int, dtype: Any) -> tuple[Any, ...]:
     """Numba's types of t and `count` flat arrays."""
     return (types.float64, *[types.Array(_ELEMENTS[np.dtype(dtype).char], 1, "C")] * count)
@@ -149,6 +175,27 @@ def value_socket(function: Any, dtype: Any) -> Any:
         return 1
 
     return _compiled(call, _VALUE)
+
+
+def number_socket(function: Any) -> Any:
+    """The C function of a compiled g(t, y, p) -> float on float64 arrays, of value's signature: out has one element."""
+    view = _VIEWS["d"]
+
+    def call(t, y, p, out, n, m):
+        try:
+            view(out, 1)[0] = function(t, view(y, n), view(p, m))
+        except Exception:  # noqa: BLE001
+            return 0
+        return 1
+
+    return _compiled(call, _VALUE)
+
+
+@kernel
+def call_number(where, t, y, p, out):
+    """out[0] = g(t, y, p) of the function behind a `number_socket`."""
+    if _call_value(where, (t, _data(y), _data(p), _data(out), np.intp(y.size), np.intp(p.size))) != 1:
+        raise RaisedError
 
 
 def vjp_socket(function: Any, dtype: Any) -> Any:
