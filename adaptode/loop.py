@@ -89,7 +89,10 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     count[ROWS] = count[KEPT] = 0
     while count[ROWS] < budget and count[STATUS] == _RUNNING:
         t, h = float(clock[T]), float(clock[H])  # of Python's kind where interpreted: faster, and deaf to np.seterr
-        smallest = 10.0 * abs(math.nextafter(t, span.direction * math.inf) - t)
+        if h < 1e-14 * abs(t) + 1e-300:  # may be less than ten spacings of floating-point numbers
+            smallest = 10.0 * abs(math.nextafter(t, span.direction * math.inf) - t)
+        else:
+            smallest = 0.0
         if h < smallest:
             if count[AFTER_REJECT]:
                 count[STATUS] = _TOO_SMALL

@@ -83,7 +83,7 @@ def combine(y0, h, W, i, K, m, out, r, base=True):
     """
     n = K.shape[1]
     zero = out.dtype.type(0.0)
-    if n <= _SMALL:
+    if y0.size <= _SMALL:  # not `n`: were the compiler to know how small n is, it would sum with masked vectors, at twice the time
         for e in range(n):
             total = y0[e] if base else zero
             for j in range(m):
