@@ -10,6 +10,9 @@ __version__ = "0.1.0"
 # Public names and where they live; nothing is imported before it is asked for.
 _PUBLIC = {
     "solve": "solver",
+    "solve_ensemble": "ensemble",
+    "EnsembleResult": "ensemble",
+    "RunBatch": "independent",
     "Run": "solution",
     "Status": "solution",
     "StepLog": "solution",

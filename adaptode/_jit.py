@@ -74,19 +74,24 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(function, **_OPTIONS)
 
 
+def fused(function: Callable[..., Any]) -> Any:
+    """As `inline`, and merged into its caller whatever its size, so that there the shapes and constants it is given are known to LLVM."""
+    return numba.njit(function, forceinline=True, **_OPTIONS)
+
+
 def dual(function: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a template: a function that calls a field through global names, to be bound to one by `specialize`."""
     _DUALS.add(function)
     return function
 
 
-def specialize(function: Callable[..., Any], *, compiled: bool, **field: Any) -> Any:
+def specialize(function: Callable[..., Any], *, compiled: bool, finish: Callable[..., Any] = kernel, **field: Any) -> Any:
     """A copy of a `dual` function, and of every `dual` function it calls, with the names in `field` bound to a kind of field.
 
     compiled=True makes the whole one kernel, kept on disk; compiled=False leaves the copies in Python, calling kernels as they are.
-    Binding by name and not by argument is what lets Numba keep the result on disk.
+    Binding by name and not by argument is what lets Numba keep the result on disk. finish=inline or fused: kept in memory only.
     """
-    return _specialize(function, compiled, field, kernel)
+    return _specialize(function, compiled, field, finish)
 
 
 def _specialize(function: Callable[..., Any], compiled: bool, field: dict[str, Any], finish: Callable[..., Any]) -> Any:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._jit import dual, kernel, specialize
+from ._jit import dual, fused, kernel, specialize
 from .norms import rms_difference, scaled_rms, scaled_rms_vjp
 
 _BLOCK = 1024  # elements worked on at a time, so that the running sum stays in the first-level cache
@@ -47,6 +47,20 @@ def combine(y0, h, weights, K, m, out):
                 k = K[j, start:stop]
                 for i in range(stop - start):
                     o[i] += w * k[i]
+
+
+@fused
+def combine_lanes(y0, h, weights, K, m, out, size):
+    """`combine` where every element has its own step size: out, y0 and h (size,), K (s, size).
+
+    Weights and m are constants of the kernel that this becomes part of, so that the inner sum is unrolled and the loop over elements becomes SIMD instructions.
+    """
+    for e in range(size):
+        total = y0[e]
+        for j in range(m):
+            if weights[j] != 0.0:
+                total += (h[e] * weights[j]) * K[j, e]
+        out[e] = total
 
 
 @kernel
