@@ -141,7 +141,7 @@ def solve_ensemble(
     A trajectory's numbers depend on nothing but its own start and parameters: they are the same bit for bit in any company, order and number of threads.
     One that cannot go on has its own status and message, and NaN from there on; nobody else notices. An exception that f raises ends everything and
     passes through. The first call for a function, method, n and m compiles for some seconds, in memory only. f is compiled with NumPy's rules for
-    division: 1/0 is inf. InputError for arguments that make no sense, and, before anything is spent, for results that would not fit into memory.
+    division (1/0 is inf) and with fused multiply-add. InputError for arguments that make no sense, and, before anything is spent, for results that would not fit into memory.
     """
     tab, control = get_tableau(method), get_controller(controller)
     if not tab.adaptive or getattr(tab, "estimates", 1) != 1:
