@@ -73,7 +73,7 @@ def kernel(function: Callable[..., Any] | None = None, *, forceinline: bool = Fa
 
 
 def inline(function: Callable[..., Any]) -> Any:
-    """A scalar helper, compiled into the kernels that use it and not kept by itself."""
+    """A helper that becomes part of the kernels that use it, whatever its size, with the constants and shapes they give it; not kept by itself."""
     return numba.njit(function, forceinline=True, **_OPTIONS)
 
 
@@ -83,14 +83,14 @@ def dual(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def specialize(function: Callable[..., Any], *, compiled: bool, on_disk: bool = True, **field: Any) -> Any:
+def specialize(function: Callable[..., Any], *, compiled: bool, finish: Callable[..., Any] = kernel, **field: Any) -> Any:
     """A copy of a `dual` function, and of every `dual` function it calls, with the names in `field` bound to a kind of field.
 
     compiled=True makes the whole one kernel, kept on disk; compiled=False leaves the copies in Python, calling kernels as they are.
-    Binding by name and not by argument is what lets Numba keep the result on disk; what is bound to a user's function must not be (`on_disk=False`), for
-    the file's name would not tell one from another.
+    Binding by name and not by argument is what lets Numba keep the result on disk; what is bound to a user's function must not be (finish=inline), for the
+    file's name would not tell one from another.
     """
-    return _specialize(function, compiled, field, kernel if on_disk else partial(numba.njit, **_OPTIONS))
+    return _specialize(function, compiled, field, finish)
 
 
 def _specialize(function: Callable[..., Any], compiled: bool, field: dict[str, Any], finish: Callable[..., Any]) -> Any:

@@ -11,37 +11,37 @@ from numpy.typing import ArrayLike
 from .errors import InputError
 
 
-def check_span(tspan: Any) -> tuple[float, float]:
+def check_span(tspan: Any, name: str = "tspan") -> tuple[float, float]:
     """(t0, t1) as finite floats."""
     try:
         t0, t1 = (float(t) for t in tspan)
     except (TypeError, ValueError):
-        raise InputError(f"tspan must be two numbers (t0, t1); got {tspan!r}") from None
+        raise InputError(f"{name} must be two numbers (t0, t1); got {tspan!r}") from None
     if not (np.isfinite(t0) and np.isfinite(t1)):
-        raise InputError(f"tspan must be finite; got ({t0}, {t1})")
+        raise InputError(f"{name} must be finite; got ({t0}, {t1})")
     if not np.isfinite(t1 - t0):
-        raise InputError(f"tspan is longer than the largest number: ({t0}, {t1})")
+        raise InputError(f"{name} is longer than the largest number: ({t0}, {t1})")
     return t0, t1
 
 
-def check_saveat(saveat: ArrayLike | None, t0: float, t1: float) -> np.ndarray:
+def check_saveat(saveat: ArrayLike | None, t0: float, t1: float, name: str = "saveat", span: str = "tspan") -> np.ndarray:
     """Output times as a float64 array, monotone from t0 to t1."""
     if saveat is None:
         return np.array([t1])
     try:
         times = np.array(saveat, dtype=np.float64, ndmin=1)
     except (TypeError, ValueError):
-        raise InputError(f"saveat must be an array of times; got {saveat!r}") from None
+        raise InputError(f"{name} must be an array of times; got {saveat!r}") from None
     direction = 1.0 if t1 >= t0 else -1.0
     if times.ndim != 1 or not np.isfinite(times).all():
-        raise InputError("saveat must be a one-dimensional array of finite times")
+        raise InputError(f"{name} must be a one-dimensional array of finite times")
     steps = direction * np.diff(times)
     if (steps < 0).any():
         i = int(np.argmax(steps < 0))
-        raise InputError(f"saveat must run from t0 = {t0:g} towards t1 = {t1:g}; saveat[{i + 1}] = {times[i + 1]:g} comes after {times[i]:g}")
+        raise InputError(f"{name} must run from t0 = {t0:g} towards t1 = {t1:g}; {name}[{i + 1}] = {times[i + 1]:g} comes after {times[i]:g}")
     outside = (direction * (times - t0) < 0) | (direction * (times - t1) > 0)
     if outside.any():
-        raise InputError(f"saveat must lie in tspan ({t0:g}, {t1:g}); got {times[outside][0]:g}")
+        raise InputError(f"{name} must lie in {span} ({t0:g}, {t1:g}); got {times[outside][0]:g}")
     return times
 
 

@@ -16,8 +16,13 @@ import sys
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from ._jit import inline
 from .errors import InputError
+
+
+SMALLEST = sys.float_info.min
 
 
 class Rule(NamedTuple):
@@ -168,13 +173,40 @@ def first_step(d0: float, d1: float, d2_at, error_order: int, limit: float) -> f
     error_order order of the error estimate, k = error_order + 1
     limit       length of the span, or inf
     """
+    h0 = first_guess(d0, d1, limit)
+    return first_size(h0, d2_at(h0), d1, error_order, limit) if h0 > 0.0 else SMALLEST
+
+
+def first_guess(d0, d1, limit):
+    """h₀ of `first_step`, or 0 where a norm overflowed: then a step as small as can be, which the controller grows."""
     h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     h0 = min(h0, limit)
-    if not 0.0 < h0 < math.inf:  # a norm overflowed: as small as can be, and let the controller grow it
-        return sys.float_info.min
-    d2 = d2_at(h0) / h0
+    return h0 if 0.0 < h0 < math.inf else 0.0
+
+
+def first_size(h0, difference, d1, error_order, limit):
+    """h of `first_step`, with difference = h₀ d₂."""
+    d2 = difference / h0
     if not d2 < math.inf:  # f is not finite a little further on: start from where it is
         return h0
     largest = max(d1, d2)
     h1 = max(1e-6, h0 * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1.0 / (error_order + 1))
-    return float(max(min(100.0 * h0, h1, limit), sys.float_info.min))
+    return max(min(100.0 * h0, h1, limit), SMALLEST)
+
+
+compiled_first_guess, compiled_first_size = inline(first_guess), inline(first_size)
+
+
+@inline
+def next_time(rule, t, h, end, direction, max_step, after_reject):
+    """Where an attempt from t with step size h > 0 ends, or NaN where a rejected step became smaller than ten spacings of numbers at t."""
+    if h < 1e-14 * abs(t) + 1e-322:  # else it is larger than ten spacings, and need not be compared with them
+        smallest = 10.0 * abs(np.nextafter(t, direction * np.inf) - t)
+        if h < smallest:
+            if after_reject:
+                return np.nan
+            h = smallest
+    t1 = t + direction * min(h, max_step)
+    if not rule.overshoot and direction * (t1 - end) > 0.0:
+        return end
+    return t1

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ._jit import JIT_DISABLED, borrow, dual, inline, specialize
-from .control import Controller, accepts, first_step, next_factor
+from .control import Controller, accepts, first_step, next_factor, next_time
 from .dense import dense_state
 from .fields.mlp_kernels import mlp_value_row
 from .fields.protocol import Array, Bound
@@ -88,22 +88,14 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     n, s, total = y.size, tab.b.size, tab.c.size
     count[ROWS] = count[KEPT] = 0
     while count[ROWS] < budget and count[STATUS] == _RUNNING:
-        t, h = float(clock[T]), float(clock[H])  # of Python's kind where interpreted: faster, and deaf to np.seterr
-        if h < 1e-14 * abs(t) + 1e-300:  # may be less than ten spacings of floating-point numbers
-            smallest = 10.0 * abs(math.nextafter(t, span.direction * math.inf) - t)
-        else:
-            smallest = 0.0
-        if h < smallest:
-            if count[AFTER_REJECT]:
-                count[STATUS] = _TOO_SMALL
-                break
-            h = smallest
+        t = float(clock[T])  # of Python's kind where interpreted: faster, and deaf to np.seterr
+        t1 = next_time(rule, t, float(clock[H]), span.end, span.direction, span.max_step, count[AFTER_REJECT] != 0)
+        if math.isnan(t1):
+            count[STATUS] = _TOO_SMALL
+            break
         if count[ATTEMPTS] >= span.max_steps:
             count[STATUS] = _MAX_STEPS
             break
-        t1 = t + span.direction * min(h, span.max_step)
-        if not rule.overshoot and span.direction * (t1 - span.end) > 0.0:
-            t1 = span.end
         h = t1 - t
 
         if not count[FRESH]:
@@ -174,7 +166,7 @@ def specialized(right_hand_side: Rhs, method: Tableau) -> Any:
         return None
     known = _SPECIALIZED.setdefault(function, {})
     if repr(method) not in known:
-        known[repr(method)] = specialize(advance, compiled=True, on_disk=False, value=inlined_value(function), borrowed=constant(method.coefficients()))
+        known[repr(method)] = specialize(advance, compiled=True, finish=inline, value=inlined_value(function), borrowed=constant(method.coefficients()))
     return known[repr(method)]
 
 

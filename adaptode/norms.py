@@ -53,10 +53,36 @@ def scaled_rms(err, y0, y1, atol, rtol):
 
 @inline
 def _ratio(err, y0, y1, atol, rtol, da, dr, i):
-    a, b = np.float64(abs(y0[i])), np.float64(abs(y1[i]))
+    y0_size, y1_size = np.float64(abs(y0[i])), np.float64(abs(y1[i]))
+    return _scaled(np.float64(abs(err[i])), y0_size, y1_size, atol[i * da], rtol[i * dr])
+
+
+@inline
+def _scaled(err, a, b, atol, rtol):
     larger = a if a >= b else b
     # an infinite scale must not hide an overflow, nor the comparison a NaN: (a − b) 0 is NaN unless both are finite
-    return np.float64(abs(err[i])) / (atol[i * da] + rtol[i * dr] * larger) + (a - b) * 0.0
+    return err / (atol + rtol * larger) + (a - b) * 0.0
+
+
+@inline
+def scaled_rms_lanes(err, y0, y1, atol, rtol, sums, out, width):
+    """`scaled_rms` of each column of (n, width) arrays, in the same order of sums, into out (width,); sums is (4, width) scratch.
+
+    Lane after lane in the innermost loop, because that is the loop which becomes SIMD instructions.
+    """
+    n = err.shape[0]
+    da, dr = _step(atol), _step(rtol)
+    for k in range(4):
+        for l in range(width):
+            sums[k, l] = 0.0
+    for i in range(n):
+        k = i % 4 if i < n - n % 4 else 0
+        a, r = atol[i * da], rtol[i * dr]
+        for l in range(width):
+            q = _scaled(abs(err[i, l]), abs(y0[i, l]), abs(y1[i, l]), a, r)
+            sums[k, l] += q * q
+    for l in range(width):
+        out[l] = math.sqrt(((sums[0, l] + sums[1, l]) + (sums[2, l] + sums[3, l])) / n)
 
 
 @kernel

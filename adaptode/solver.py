@@ -11,6 +11,7 @@ from .checked import check_finite, check_saveat, check_scale, check_span, check_
 from .control import Controller, get_controller
 from .errors import InputError
 from .fields.protocol import Array, Field
+from .independent import RunBatch, solve_rows
 from .loop import SAVED, Integration
 from .solution import Run, explain
 from .tableau import Tableau, get_tableau
@@ -33,7 +34,8 @@ def solve(
     max_step: float = math.inf,
     max_steps: int = 10_000,
     keep: str = "states",
-) -> Run:
+    batch: str = "joint",
+) -> Run | RunBatch:
     """Integrate y′ = f(t, y; θ) for a batch of states stepped jointly, every attempt logged.
 
     field      a Field: MLP, CompiledField, PythonField          theta    (P,) parameters
@@ -45,6 +47,7 @@ def solve(
     first_step length of the first step; None: Hairer's rule (one evaluation more). Fixed-step methods need it: it is their step
     max_steps  attempts, accepted or not, before giving up
     keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), or "none"
+    batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
 
     One batch has one step size: the error norm is the RMS over all B n entries. A solve that cannot go on ends with a status and a message
     (`run.success` is False) and keeps what it has; an exception from the field passes through. InputError for arguments that make no sense.
@@ -53,12 +56,16 @@ def solve(
     control = get_controller(controller)
     if not isinstance(field, Field):
         raise InputError(f"solve needs a field, not {type(field).__name__}: wrap a function f(t, y, theta) as adaptode.PythonField(f, n=...)")
+    if batch != "joint":
+        options = {"method": tab, "rtol": rtol, "atol": atol, "saveat": saveat, "controller": control, "first_step": first_step}
+        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep}
+        return solve_rows(batch, solve, field, theta, y0, tspan, options)
     y0, theta = field.check(y0, theta)
     theta = theta.copy()  # a run is a record: updating the caller's parameters in place must not change it
-    batch, dtype = y0.shape[0], y0.dtype
+    rows, dtype = y0.shape[0], y0.dtype
     t0, t1 = check_span(tspan)
     times = check_saveat(saveat, t0, t1)
-    tolerances = check_tolerances(rtol, atol, field.n, batch, dtype)
+    tolerances = check_tolerances(rtol, atol, field.n, rows, dtype)
     check_finite(y0, theta)
     check_scale(y0, tolerances[0])
     if keep not in _KEEP:
@@ -69,7 +76,7 @@ def solve(
 
     wanted = times if times.size and times[-1] == t1 else np.append(times, t1)
     integration = Integration(
-        field.bind(theta, batch, dtype),
+        field.bind(theta, rows, dtype),
         y0.ravel(),
         (t0, t1),
         tab,
@@ -86,7 +93,7 @@ def solve(
     log, state, out = integration.log(), integration.state, integration.out
     saved = int(state.count[SAVED])
     status = integration.status
-    shape = (-1, batch, field.n)
+    shape = (-1, rows, field.n)
     return Run(
         t=times[: min(saved, times.size)],
         y=out[: min(saved, times.size)].reshape(shape),
@@ -94,14 +101,14 @@ def solve(
         grid=integration.grid(),
         nfev=integration.nfev,
         status=status,
-        message=explain(status, log, integration.t, state.K[0].reshape(batch, field.n), field.name),
+        message=explain(status, log, integration.t, state.K[0].reshape(rows, field.n), field.name),
         field=field,
         theta=theta,
         tspan=(t0, t1),
         method=tab,
         atol=tolerances[0],
         rtol=tolerances[1],
-        end=out[-1].reshape(batch, field.n) if saved == out.shape[0] else state.y.reshape(batch, field.n),
+        end=out[-1].reshape(rows, field.n) if saved == out.shape[0] else state.y.reshape(rows, field.n),
         states=None if keep == "none" else integration.kept("states").reshape(shape),
         stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
     )

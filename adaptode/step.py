@@ -95,6 +95,20 @@ def combine(y0, h, W, i, K, m, out, r, base=True):
     _combine_blocks(y0, h, W, i, K, m, out, r, base)
 
 
+@inline
+def combine_lanes(y0, h, weights, K, m, out, size):
+    """`combine` where every element has its own step size: out, y0 and h (size,), K (s, size).
+
+    Weights and m are constants of the kernel that this becomes part of, so that the inner sum is unrolled and the loop over elements becomes SIMD instructions.
+    """
+    for e in range(size):
+        total = y0[e]
+        for j in range(m):
+            if weights[j] != 0.0:
+                total += (h[e] * weights[j]) * K[j, e]
+        out[e] = total
+
+
 @kernel
 def combine_vjp(h, weights, m, out_bar, K_bar):
     """The transpose of `combine` in K: K_bar_j += h weights_j out_bar for j < m."""

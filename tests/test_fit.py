@@ -20,9 +20,9 @@ from logistic import SETTINGS, Logistic, data, train
 
 from adaptode import training as training_package
 from adaptode.errors import AdaptodeError, CheckpointError, InputError, NonFiniteLossError, SolveError
+from adaptode.progress import Progress
 from adaptode.training import SGD, Adam, Evaluation, checkpoint, fit, load_run
 from adaptode.training.batches import Batches
-from adaptode.training.progress import Progress
 
 STEPS = 40
 PACKAGE = str(Path(training_package.__file__).parent)
@@ -518,10 +518,10 @@ def test_ctrl_c_between_any_two_lines(tmp_path, monkeypatch, path):
 
 def test_plain_lines_without_tqdm(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    monkeypatch.setattr("adaptode.training.progress.time.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("adaptode.progress.time.perf_counter", lambda: 0.0)
     progress = Progress(True, 0, 100)
     for i in range(1, 101):
-        progress.tick(0.15 * i, i, 0.5, 14)
+        progress.tick(0.15 * i, i, loss=0.5, nfe=14)
     progress.close()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "training: step 7/100, loss 0.5, nfe 14"

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError, InputError, NonFiniteLossError
+from ..progress import Progress
 from .batches import Batches, check_count, check_data, stream
 from .checkpoint import check_config, check_versions, list_checkpoints, load_run, save_run
 from .history import FitResult, History
 from .objective import Evaluation
 from .optimizers import Adam, Optimizer, State
-from .progress import Progress
 
 
 class StepInfo(NamedTuple):
@@ -155,7 +155,7 @@ class _Training:
         try:
             while self.current.step < total:
                 info = self.advance()
-                bar.tick(time.perf_counter(), self.current.step, info.evaluation.loss, info.evaluation.nfe_forward)
+                bar.tick(time.perf_counter(), self.current.step, loss=float(info.evaluation.loss), nfe=info.evaluation.nfe_forward)
                 if callback is not None and callback(info):
                     return "stopped"
                 if self.current.step % checkpoint_every == 0 and self.current.step < total:
