@@ -131,7 +131,10 @@ def estimate(tab, h, y0, y1, K, atol, rtol, err):
 
 @kernel
 def finish(tab, h, y0, K, Y, atol, rtol, y1, err):
-    """Equations (1, right), (2) or (2') and (3) after the stages; returns (q, S). Y holds the stage states from the stiffness pair's first on, row i in Y[i % rows]."""
+    """Equations (1, right), (2) or (2') and (3) after the stages; returns (q, S).
+
+    Y holds the stage states from the stiffness pair's first on, row i in Y[i % rows]; err is (N,), or (2 N,) with two estimates.
+    """
     s = tab.b.size
     if tab.fsal:  # a_s = b: the last stage state is y₁ already
         y1[:] = Y[(s - 1) % Y.shape[0]]

@@ -114,7 +114,7 @@ def test_every_entry_of_the_gradient(method, span):
     assert gradient.t0 is None and gradient.t1 is None
 
 
-@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "Dopri5Shampine", "BS32"])
+@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "Dopri5Shampine", "BS32", "DOP853"])
 def test_one_steps_estimate_at_a_time(method):
     run = solved(TANH, (0.0, 2.0), method, rtol=1e-5, atol=1e-6)
     by_error, by_pair = clear_of_zero(run, TANH)
@@ -135,13 +135,13 @@ def test_one_steps_estimate_at_a_time(method):
             assert_directional(gradient.theta @ theta_dot + np.sum(gradient.y0 * y_dot), expected, scale, 1e-7)
 
 
-@pytest.mark.parametrize("method", ["Tsit5", "BS32"])
+@pytest.mark.parametrize("method", ["Tsit5", "BS32", "DOP853"])
 def test_vector_tolerances(method):
     run = solved(TANH, (0.0, 1.5), method, rtol=[1e-3, 1e-5], atol=[1e-6, 1e-4])
     check(run, TANH, 3, [0.4], True, 1e-7)
 
 
-@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "BS32"])
+@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "BS32", "DOP853"])
 def test_steps_past_the_end(method):
     run = solved(TANH, (0.0, 1.0), method, controller="torchdiffeq", saveat=[0.2, 1.0])
     assert run.grid[-1] > 1.0
@@ -180,7 +180,7 @@ def test_kept_stages_give_the_same_gradient(network, span, method, seed):
 
 
 @settings(max_examples=25)
-@given(networks(), SPANS, st.sampled_from(["Tsit5", "BS32"]), seeds)
+@given(networks(), SPANS, st.sampled_from(["Tsit5", "BS32", "DOP853"]), seeds)
 def test_float32(network, span, method, seed):
     single = network._replace(theta=network.theta.astype(np.float32), y=network.y.astype(np.float32))
     runs = [
@@ -259,7 +259,8 @@ def test_a_span_of_length_zero(dtype):
 
 @pytest.mark.parametrize("keep", ["states", "stages"])
 @pytest.mark.parametrize(
-    ("method", "stages", "fsal"), [("Tsit5", 7, True), ("BS32", 4, True), ("RK4", 4, False), ("Euler", 1, False)]
+    ("method", "stages", "fsal"),
+    [("Tsit5", 7, True), ("BS32", 4, True), ("DOP853", 13, True), ("RK4", 4, False), ("Euler", 1, False)],
 )
 def test_evaluations_are_counted_exactly(method, stages, fsal, keep):
     run = solved(TANH, (0.0, 1.0), method, keep=keep)
@@ -269,7 +270,8 @@ def test_evaluations_are_counted_exactly(method, stages, fsal, keep):
     (bar,) = draw_like(0, TANH.y)
     inside = discrete(run, jumps=[(run.grid[-1] - 1e-9, bar)])
     # a dense output sees the last stage too; the first of Euler's polynomial has all its weight in K_1
-    assert inside.evaluations == 2 * m * a_step + (2 if fsal else 0)
+    extra = 2 * get_tableau(method).extra_stages  # in that step alone
+    assert inside.evaluations == 2 * m * a_step + (2 if fsal else 0) + extra
     if adaptive:
         opened = discrete(run, TANH.y, error_bar=np.ones(m))
         assert opened.evaluations == 2 * m * a_step + 2
