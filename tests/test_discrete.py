@@ -324,3 +324,30 @@ def test_lists_integers_and_inputs_left_alone():
     np.testing.assert_array_equal(one.theta, two.theta)
     np.testing.assert_array_equal(run.states, before)
     assert discrete(run, bar).theta.tobytes() == one.theta.tobytes()  # and again: nothing is left over from a call
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_read_before_it_is_written(method, monkeypatch):
+    """In memory full of NaN the field sees finite states and the gradient is finite, also for a cotangent of 0 inside the last step."""
+    seen = []
+
+    def value(t, y, theta):
+        seen.append(y.copy())
+        return -theta[0] * y * y
+
+    def vjp(t, y, theta, w):
+        return -2 * theta[0] * y * w, [-np.sum(w * y * y)]
+
+    field = ao.PythonField(value, 2, 1, vjp=vjp)
+    fixed = {} if get_tableau(method).adaptive else {"first_step": 0.2}
+    run = ao.solve(field, [0.7], TANH.y, (0.0, 1.0), method=method, **fixed)
+    inside, bar = 0.5 * (run.grid[:-1] + run.grid[1:]), np.ones((2, 2))
+    cases = [{"y_bar": bar}, {"jumps": [(inside[-1], 0 * bar)]}, {"jumps": [(t, bar) for t in inside]}]
+    for case in cases:  # compiles
+        discrete(run, **case)
+    empty = np.empty
+    monkeypatch.setattr(np, "empty", lambda *args, **options: np.full_like(empty(*args, **options), np.nan))
+    for case in cases:
+        seen.clear()
+        gradient = discrete(run, **case)
+        assert np.isfinite(seen).all() and np.isfinite(gradient.theta).all() and np.isfinite(gradient.y0).all()
