@@ -49,6 +49,7 @@ def solve(
     keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), or "none"
     batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
 
+    "DOP853", of order 8, is for tight tolerances; a step with outputs between its ends takes three evaluations more than its twelve.
     One batch has one step size: the error norm is the RMS over all B n entries. A solve that cannot go on ends with a status and a message
     (`run.success` is False) and keeps what it has; an exception from the field passes through. InputError for arguments that make no sense.
     """

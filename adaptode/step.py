@@ -200,7 +200,10 @@ def _of_two(tab, h, y0, y1, K, atol, rtol, err):
 
 @kernel(forceinline=True)
 def finish(tab, h, y0, K, Y, atol, rtol, y1, err):
-    """Equations (1, right), (2) or (2') and (3) after the stages; returns (q, S). Y holds the stage states from the stiffness pair's first on, row i in Y[i % rows]."""
+    """Equations (1, right), (2) or (2') and (3) after the stages; returns (q, S).
+
+    Y holds the stage states from the stiffness pair's first on, row i in Y[i % rows]; err is (N,), or (2 N,) with two estimates.
+    """
     s, rows = tab.b.size, Y.shape[0]
     if tab.fsal:  # a_s = b: the last stage state is y₁ already
         r = _turn(s - 1, rows)

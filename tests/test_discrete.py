@@ -114,7 +114,7 @@ def test_every_entry_of_the_gradient(method, span):
     assert gradient.t0 is None and gradient.t1 is None
 
 
-@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "Dopri5Shampine", "BS32"])
+@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "Dopri5Shampine", "BS32", "DOP853"])
 def test_one_steps_estimate_at_a_time(method):
     run = solved(TANH, (0.0, 2.0), method, rtol=1e-5, atol=1e-6)
     by_error, by_pair = clear_of_zero(run, TANH)
@@ -135,13 +135,13 @@ def test_one_steps_estimate_at_a_time(method):
             assert_directional(gradient.theta @ theta_dot + np.sum(gradient.y0 * y_dot), expected, scale, 1e-7)
 
 
-@pytest.mark.parametrize("method", ["Tsit5", "BS32"])
+@pytest.mark.parametrize("method", ["Tsit5", "BS32", "DOP853"])
 def test_vector_tolerances(method):
     run = solved(TANH, (0.0, 1.5), method, rtol=[1e-3, 1e-5], atol=[1e-6, 1e-4])
     check(run, TANH, 3, [0.4], True, 1e-7)
 
 
-@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "BS32"])
+@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "BS32", "DOP853"])
 def test_steps_past_the_end(method):
     run = solved(TANH, (0.0, 1.0), method, controller="torchdiffeq", saveat=[0.2, 1.0])
     assert run.grid[-1] > 1.0
@@ -180,7 +180,7 @@ def test_kept_stages_give_the_same_gradient(network, span, method, seed):
 
 
 @settings(max_examples=25)
-@given(networks(), SPANS, st.sampled_from(["Tsit5", "BS32"]), seeds)
+@given(networks(), SPANS, st.sampled_from(["Tsit5", "BS32", "DOP853"]), seeds)
 def test_float32(network, span, method, seed):
     single = network._replace(theta=network.theta.astype(np.float32), y=network.y.astype(np.float32))
     runs = [
@@ -259,7 +259,8 @@ def test_a_span_of_length_zero(dtype):
 
 @pytest.mark.parametrize("keep", ["states", "stages"])
 @pytest.mark.parametrize(
-    ("method", "stages", "fsal"), [("Tsit5", 7, True), ("BS32", 4, True), ("RK4", 4, False), ("Euler", 1, False)]
+    ("method", "stages", "fsal"),
+    [("Tsit5", 7, True), ("BS32", 4, True), ("DOP853", 13, True), ("RK4", 4, False), ("Euler", 1, False)],
 )
 def test_evaluations_are_counted_exactly(method, stages, fsal, keep):
     run = solved(TANH, (0.0, 1.0), method, keep=keep)
@@ -269,7 +270,8 @@ def test_evaluations_are_counted_exactly(method, stages, fsal, keep):
     (bar,) = draw_like(0, TANH.y)
     inside = discrete(run, jumps=[(run.grid[-1] - 1e-9, bar)])
     # a dense output sees the last stage too; the first of Euler's polynomial has all its weight in K_1
-    assert inside.evaluations == 2 * m * a_step + (2 if fsal else 0)
+    extra = 2 * get_tableau(method).extra_stages  # in that step alone
+    assert inside.evaluations == 2 * m * a_step + (2 if fsal else 0) + extra
     if adaptive:
         opened = discrete(run, TANH.y, error_bar=np.ones(m))
         assert opened.evaluations == 2 * m * a_step + 2
@@ -322,3 +324,30 @@ def test_lists_integers_and_inputs_left_alone():
     np.testing.assert_array_equal(one.theta, two.theta)
     np.testing.assert_array_equal(run.states, before)
     assert discrete(run, bar).theta.tobytes() == one.theta.tobytes()  # and again: nothing is left over from a call
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_read_before_it_is_written(method, monkeypatch):
+    """In memory full of NaN the field sees finite states and the gradient is finite, also for a cotangent of 0 inside the last step."""
+    seen = []
+
+    def value(t, y, theta):
+        seen.append(y.copy())
+        return -theta[0] * y * y
+
+    def vjp(t, y, theta, w):
+        return -2 * theta[0] * y * w, [-np.sum(w * y * y)]
+
+    field = ao.PythonField(value, 2, 1, vjp=vjp)
+    fixed = {} if get_tableau(method).adaptive else {"first_step": 0.2}
+    run = ao.solve(field, [0.7], TANH.y, (0.0, 1.0), method=method, **fixed)
+    inside, bar = 0.5 * (run.grid[:-1] + run.grid[1:]), np.ones((2, 2))
+    cases = [{"y_bar": bar}, {"jumps": [(inside[-1], 0 * bar)]}, {"jumps": [(t, bar) for t in inside]}]
+    for case in cases:  # compiles
+        discrete(run, **case)
+    empty = np.empty
+    monkeypatch.setattr(np, "empty", lambda *args, **options: np.full_like(empty(*args, **options), np.nan))
+    for case in cases:
+        seen.clear()
+        gradient = discrete(run, **case)
+        assert np.isfinite(seen).all() and np.isfinite(gradient.theta).all() and np.isfinite(gradient.y0).all()

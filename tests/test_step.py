@@ -18,6 +18,7 @@ from adaptode.step import (
     bound_stages_vjp,
     combine,
     combine_vjp,
+    estimate,
     finish,
     finish_vjp,
     is_zero,
@@ -246,6 +247,23 @@ def test_points_without_a_derivative_have_gradient_zero():
         assert q == 0.0 and not err.any() and (S == 0.0 or tab.stiffness_pair is None)
         y0_bar, theta_bar, _ = backward(network, tab, 0.3, [np.zeros(6), np.zeros(tab.estimates * 6), 1.0, 1.0, np.zeros((tab.stages, 6))])
         assert not y0_bar.any() and not theta_bar.any()
+
+
+def test_two_estimates_at_their_edges():
+    """Both 0: 0. The lower one 0: the other. An infinite one must not divide the other away, nor a NaN pass."""
+    tab = METHODS["DOP853"].coefficients()
+    y0, y1, err = np.ones(1), np.ones(1), np.empty(2)
+    for call in (estimate, plain(estimate)):
+        for slope, finite in ((0.0, True), (1.0, True), (np.inf, False), (np.nan, False), (1e308, False)):
+            q = call(tab, 0.1, y0, y1, np.full((13, 1), slope), ATOL, RTOL, err)
+            assert q <= 1e-10 if finite else not q <= 1.0
+        only_low = tab._replace(e=np.zeros(13), e_low=np.array([1e300, -1e300, *np.zeros(11)]))
+        K = np.zeros((13, 1))
+        K[0] = 1e300
+        assert call(only_low, 0.1, y0, y1, K, ATOL, RTOL, err) == np.inf
+        only_high = tab._replace(e_low=np.zeros(13))
+        q = call(only_high, 0.1, y0, y1, np.arange(13.0)[:, None], ATOL, RTOL, err)
+        assert q == pytest.approx(abs(0.1 * tab.e @ np.arange(13.0)) / 0.011, rel=1e-12)
 
 
 def test_the_stiffness_of_a_linear_problem_is_its_rate():

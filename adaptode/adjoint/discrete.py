@@ -62,7 +62,7 @@ class Cotangents(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Buffers of one step with S = s + extra stages: Y, K, K_bar (S, N), kept (S, R), Y_pair_bar (2, N), err and err_bar (N,) or (2 N,), and (N,) y0_bar, Y_bar."""
+    """Buffers of one step, S = s + extra stages: Y, K, K_bar (S, N), kept (S, R), Y_pair_bar (2, N), err, err_bar (N,) or (2 N,), y0_bar, Y_bar (N,)."""
 
     Y: Array
     K: Array
