@@ -227,7 +227,7 @@ class Integration:
         self._stages = method.stages + method.extra_stages if "dense" in keep else method.stages * ("stages" in keep)
         row_bytes = y0.itemsize * y0.size * (("states" in keep) + method.estimates * ("errors" in keep) + self._stages) + 40
         self._largest = max(1, 2**26 // row_bytes)  # 64 MiB a chunk at most
-        self._budget = max(1, min(64, 2**20 // self.state.K.size))
+        self._budget = max(1, min(64, 2**20 // max(1, self.state.K.size)))
 
     @property
     def running(self) -> bool:
