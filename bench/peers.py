@@ -15,23 +15,20 @@ from .problems import Problem
 # --- CyRK -------------------------------------------------------------------------------------------------------------------
 
 
-def _cyrk_work(problem: Problem, tol: float, method: str) -> Callable[[Any], int]:
+@lru_cache
+def _cyrk_count(problem: Problem, tol: float, method: str) -> int:
     """Its compiled entries count steps only: the same C++ solver counts calls of a Python function."""
+    from CyRK import pysolve_ivp
 
-    def work(_: Any) -> int:
-        from CyRK import pysolve_ivp
+    count, p = 0, plain_parameters(problem)
 
-        count, p = 0, plain_parameters(problem)
+    def f(dy: Any, t: float, y: Any) -> None:
+        nonlocal count
+        count += 1
+        dy[:] = problem.python(t, y, p)
 
-        def f(dy: Any, t: float, y: Any) -> None:
-            nonlocal count
-            count += 1
-            dy[:] = problem.python(t, y, p)
-
-        pysolve_ivp(f, (0.0, problem.t1), np.array(problem.y0), method=method, rtol=tol, atol=tol, pass_dy_as_arg=True)
-        return count
-
-    return work
+    pysolve_ivp(f, (0.0, problem.t1), np.array(problem.y0), method=method, rtol=tol, atol=tol, pass_dy_as_arg=True)
+    return count
 
 
 def cyrk_python(method: str) -> Callable[[Problem, float], Case]:
@@ -44,7 +41,7 @@ def cyrk_python(method: str) -> Callable[[Problem, float], Case]:
             dy[:] = python(t, y, p)
 
         options = {"method": method, "rtol": tol, "atol": tol, "pass_dy_as_arg": True}
-        return Case(lambda t1: pysolve_ivp(f, (0.0, t1), y0, **options), last_column, _cyrk_work(problem, tol, method))
+        return Case(lambda t1: pysolve_ivp(f, (0.0, t1), y0, **options), last_column, lambda _: _cyrk_count(problem, tol, method))
 
     return prepare
 
@@ -69,7 +66,7 @@ def cyrk_compiled_call(method: str) -> Any:
 def cyrk_compiled(method: str) -> Callable[[Problem, float], Case]:
     def prepare(problem: Problem, tol: float) -> Case:
         address, call, (y0, p) = pointer(problem.fill, "dy t y p").address, cyrk_compiled_call(method), arrays(problem)
-        return Case(lambda t1: call(address, t1, y0, p, tol), end_of_pair, _cyrk_work(problem, tol, method))
+        return Case(lambda t1: call(address, t1, y0, p, tol), end_of_pair, lambda _: _cyrk_count(problem, tol, method))
 
     return prepare
 
@@ -86,7 +83,7 @@ def cyrk_from_python(method: str) -> Callable[[Problem, float], Case]:
             result.free()
             return success, y[:, -1]
 
-        return Case(solve, end_of_pair, _cyrk_work(problem, tol, method))
+        return Case(solve, end_of_pair, lambda _: _cyrk_count(problem, tol, method))
 
     return prepare
 

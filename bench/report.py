@@ -40,11 +40,11 @@ def times(value: float | None) -> str:
     return f"{value:.0f}×" if value >= 99.5 else f"{value:.2g}×" if value >= 9.95 else f"{value:.1f}×" if value >= 0.95 else f"{value:.2f}×"
 
 
-def markdown(result: dict[str, Any], images: list[str]) -> str:
+def markdown(result: dict[str, Any], images: list[str], problems: list[str]) -> str:
     rows, tolerances = result["rows"], result["config"]["tolerances"]
     parts = ["# Solvers, timed", _setting(result)]
     parts += [f"![{Path(name).stem}]({name})" for name in images]
-    for key in result["config"]["problems"]:
+    for key in problems:
         own = [row for row in rows if row["problem"] == key and row["tolerance"] in tolerances]
         parts += [f"## {PROBLEMS[key].title}", _problem_table(own, tolerances)]
         if PROBLEMS[key].note:
@@ -199,9 +199,8 @@ def _ensemble(found: Any) -> str:
 # --- figures ----------------------------------------------------------------------------------------------------------------
 
 
-def figures(folder: Path, result: dict[str, Any]) -> list[str]:
+def figures(folder: Path, result: dict[str, Any], problems: list[str]) -> list[str]:
     """Draw what was measured; the names of the files."""
-    problems = result["config"]["problems"]
     columns = min(3, len(problems))
     lines = math.ceil(len(problems) / columns)
     fig, axes = plots.figure(lines, columns, size=(4.6 * columns, 3.9 * lines + 3.6 / columns), squeeze=False)

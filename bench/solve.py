@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -33,8 +34,8 @@ class Settings:
     tolerances: tuple[float, ...] = (1e-6, 1e-9)
     curve: tuple[float, ...] = (1e-4, 1e-6, 1e-8, 1e-9, 1e-10, 1e-12)
     budget: float = 0.3
-    curve_budget: float = 0.1
-    longest: float = 5.0
+    curve_budget: float = 0.05
+    longest: float = 2.0
     patient: bool = True
     runs: int = 7
 
@@ -64,26 +65,26 @@ def run(
     wanted = [c for c in CONTENDERS.values() if c.key in names or c.library in names]
     absent = {contender.key: reason for contender in wanted if (reason := contender.missing())}
     present = [contender for contender in wanted if contender.key not in absent]
-    began, machine = time.perf_counter(), timing.machine()
-    rows: list[dict[str, Any]] = []
-    for problem in problems:
-        rows += measure(problem, present, settings)
-    result = {
-        "rows": rows,
-        "overhead": overhead(present, settings),
-        "absent": absent,
-        "ensemble": ensemble_rows(quick) if ensemble else None,
-        "machine": machine | {"load_after": timing.load()},
-        "peers": {package: timing.version_of(package) for package in PACKAGES},
-        "seconds": round(time.perf_counter() - began, 1),
-        "command": command,
-    }
     config = asdict(settings) | {"problems": [problem.key for problem in problems], "contenders": [c.key for c in wanted]}
-    write_result(folder, config, [], result["rows"], **{key: value for key, value in result.items() if key != "rows"})
-    result |= {"config": config, "versions": versions()}
-    images = report.figures(folder, result)
-    write_text(folder / "report.md", report.markdown(result, images))
+    began, machine = time.perf_counter(), timing.machine()
+    result: dict[str, Any] = {"config": config, "versions": versions(), "rows": [], "absent": absent, "ensemble": None, "command": command}
+    result |= {"machine": machine, "peers": {package: timing.version_of(package) for package in PACKAGES}}
+    result["overhead"] = overhead(present, settings)
+    for problem in problems:
+        result["rows"] += measure(problem, present, settings)
+        result["machine"] = machine | {"load_after": timing.load(), "seconds": round(time.perf_counter() - began, 1)}
+        _write(folder, result)  # after each problem: what is measured is not lost
+    if ensemble and (found := ensemble_rows(quick)):
+        result["ensemble"] = found
+        _write(folder, result)
     return result
+
+
+def _write(folder: Path, result: dict[str, Any]) -> None:
+    write_result(folder, result["config"], [], result["rows"], **{key: result[key] for key in result if key not in ("config", "versions", "rows")})
+    measured = [key for key in result["config"]["problems"] if any(row["problem"] == key for row in result["rows"])]
+    images = report.figures(folder, result, measured)
+    write_text(folder / "report.md", report.markdown(result, images, measured))
 
 
 def _chosen(names: Sequence[str] | None, known: list[str], what: str) -> list[str]:
