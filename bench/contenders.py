@@ -103,6 +103,16 @@ def adaptode_python(method: str) -> Callable[[Problem, float], Case]:
     return prepare
 
 
+def adaptode_njit(method: str) -> Callable[[Problem, float], Case]:
+    def prepare(problem: Problem, tol: float) -> Case:
+        import adaptode as ao
+
+        f = scipy_style(problem.fill, problem.p)
+        return Case(lambda t1: ao.solve_ivp(f, (0.0, t1), problem.y0, method=method, rtol=tol, atol=tol), last_column, nfev)
+
+    return prepare
+
+
 @lru_cache
 def adaptode_rhs(fill: Callable[..., None]) -> Any:
     import adaptode as ao
@@ -152,6 +162,7 @@ def _contenders() -> list[Contender]:
         Contender("scipy-dop853", "SciPy", "DOP853", plain, steps, scipy_python("DOP853"), ("scipy",)),
         Contender("cyrk-rk45-python", "CyRK", "RK45", plain, steps, peers.cyrk_python("RK45"), ("CyRK",), plotted=False),
         Contender("adaptode-rk45-python", "adaptode", "RK45", plain, steps, adaptode_python("RK45"), ivp),
+        Contender("adaptode-rk45-njit", "adaptode", "RK45", "njit f", steps, adaptode_njit("RK45"), ivp, plotted=False),
     ]
     for method in ("RK45", "Tsit5", "DOP853"):
         m = method.lower()

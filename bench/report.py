@@ -20,6 +20,10 @@ LIBRARY_COLOR = {  # Okabe and Ito
 }  # fmt: skip
 METHOD_MARKER = {"RK45": "o", "dopri5": "o", "Tsit5": "^", "DOP853": "s", "Dopri8": "s", "Taylor": "*", "LSODA": "X"}
 SAME_METHOD = ("RK45", "Tsit5", "DOP853")
+ENSEMBLES = (
+    "Lorenz systems from 0 to 10 with different ρ, by `bench.ensemble`, on the clock. The error is the median over some trajectories; times at equal error "
+    "are read off each solver's curve of time over error, at the error of adaptode's Tsit5 at 1e-6. All tolerances are in result.json."
+)
 FORMS = {"": "@rhs", "-specialize": "specialize", "-lean": "jit_solver"}
 
 
@@ -54,7 +58,7 @@ def markdown(result: dict[str, Any], images: list[str], problems: list[str]) -> 
         parts += ["## The same method", "CyRK's seconds over adaptode's, at the same method, tolerance and error: above 1, adaptode is faster."]
         parts += [_same_method_table(result), "## Targets", _targets(result)]
     if result["ensemble"]:
-        parts += ["## Ensembles", _ensemble(result["ensemble"])]
+        parts += ["## Ensembles", ENSEMBLES, _ensemble(result["ensemble"])]
     left_out = [f"- {CONTENDERS[key].label}: {reason}" for key, reason in result["absent"].items()]
     failed = [f"- {CONTENDERS[r['contender']].label}, {r['problem']} at {r['tolerance']:g}: {_why(r)}" for r in rows if "failed" in r or "skipped" in r]
     if left_out or failed:
@@ -186,14 +190,20 @@ def _targets(result: dict[str, Any]) -> str:
     return "\n".join(f"- {'yes' if holds else '**no**'}: {sentence}. Worst: {figure}." for sentence, holds, figure in targets(result))
 
 
-def _ensemble(found: Any) -> str:
-    if isinstance(found, str):
-        return found
-    if isinstance(found, dict) and isinstance(found.get("markdown"), str):
-        return found["markdown"]
-    rows = found["rows"] if isinstance(found, dict) else found
-    header = list(rows[0])
-    return table(header, [[f"{v:.4g}" if isinstance(v := row.get(name, ""), float) else str(v) for name in header] for row in rows])
+def _ensemble(rows: list[dict[str, Any]]) -> str:
+    """Rows of bench.ensemble in short: seconds at 1e-6, and at equal error, for each number of threads."""
+    timed = [row for row in rows if "seconds" in row]
+    threads = sorted({row["threads"] for row in timed})
+    at = {(row["contender"], row["threads"]): row for row in timed if row["tolerance"] == 1e-6}
+    header, lines = ["solver", "trajectories", "1e-06: error"], []
+    for n in threads:
+        header += [f"time, {n} thread{'s' * (n > 1)}", f"at equal error, {n}"]
+    for name in dict.fromkeys(name for name, _ in at):
+        own = [at[name, n] for n in threads if (name, n) in at]
+        cells = [text for row in own for text in (seconds(row["seconds"]), seconds(row["at equal error"]))]
+        lines.append([name, str(own[0]["trajectories"]), f"{own[0]['error']:.1e}", *cells])
+    absent = [f"{row['contender']}: {row['note']}" for row in rows if "seconds" not in row]
+    return "\n\n".join([table(header, lines), *absent])
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------------

@@ -60,7 +60,6 @@ def rounds(cases: Mapping[str, Call], budget: float, runs: int = 7) -> dict[str,
                     seconds[key].append(took)
                     spent[key] += took
                     share -= took
-            gc.collect()
     finally:
         if collecting:
             gc.enable()

@@ -197,11 +197,17 @@ def test_ratios_are_short(value, text):
 
 
 def test_an_ensemble_bench_has_its_section(tmp_path, monkeypatch):
-    monkeypatch.setattr(solve, "ensemble_rows", lambda quick: [{"solver": "ours", "seconds": 0.25}])
+    rows = [{"contender": "gone", "trajectories": 100, "note": "absent: no module"}]
+    for threads in (1, 2):
+        for tol in (1e-5, 1e-6):
+            row = {"contender": "ours", "trajectories": 100, "tolerance": tol, "threads": threads, "seconds": 0.25 / threads, "error": 10 * tol}
+            rows.append(row | {"at equal error": 0.2 / threads})
+    monkeypatch.setattr(solve, "ensemble_rows", lambda quick: rows)
     solve.run(str(tmp_path), quick=True, only=["lotka-volterra"], contenders=["scipy-rk45"])
     text = (tmp_path / "report.md").read_text()
-    assert "## Ensembles" in text and "| ours   |    0.25 |" in text
-    assert json.loads((tmp_path / "result.json").read_text())["ensemble"] == [{"solver": "ours", "seconds": 0.25}]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "ours" in line]
+    assert lines == [["ours", "100", "1.0e-05", "250 ms", "200 ms", "125 ms", "100 ms"]] and "gone: absent: no module" in text
+    assert json.loads((tmp_path / "result.json").read_text())["ensemble"] == rows
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.name)
