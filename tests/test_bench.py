@@ -77,6 +77,17 @@ def test_contenders_take_turns_until_their_budget_is_spent(monkeypatch):
     assert seconds["middling"] == [1.5, 1.5]
 
 
+def test_an_interrupted_call_is_charged_what_it_had_of_the_cpu(monkeypatch):
+    now = {"clock": 0.0, "cpu": 0.0}
+
+    class Time:
+        perf_counter, process_time = staticmethod(lambda: now["clock"]), staticmethod(lambda: now["cpu"])
+
+    monkeypatch.setattr(timing, "time", Time)
+    assert timing.clock(lambda: now.update(clock=now["clock"] + 4.0, cpu=now["cpu"] + 1.0)) == 1.0
+    assert timing.clock(lambda: now.update(clock=now["clock"] + 1.0, cpu=now["cpu"] + 1.5)) == 1.0  # the CPU clock's own cost
+
+
 def test_every_round_has_a_call_of_each():
     calls = {"a": 0, "b": 0}
 
