@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable
 from statistics import median
 
 import numpy as np
 
 import adaptode as ao
+
+from .timing import turn_about
 
 # name, layer sizes, where the time enters, batch, dtype, tolerance
 WORKLOADS = [
@@ -49,16 +50,3 @@ def table(repeats: int) -> str:
         nfe = plain.solve(params, X).nfev
         lines.append(f"| {name} | {dtype} | {tolerance:g} | {nfe} | " + " | ".join(f"{1e3 * median(t):.2f}" for t in times) + " |")
     return "\n".join(lines)
-
-
-def turn_about(cases: list[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Seconds of each case, the cases taken in turn, after one call each that compiles and warms."""
-    seconds: list[list[float]] = [[] for _ in cases]
-    for case in cases:
-        case()
-    for _ in range(repeats):
-        for case, record in zip(cases, seconds, strict=True):
-            began = time.perf_counter()
-            case()
-            record.append(time.perf_counter() - began)
-    return seconds
