@@ -299,7 +299,7 @@ DOPRI5 = _method(
 )
 # The weights of torchdiffeq, JAX and diffrax: exactly 2/3 of the above, and so are errors and error penalties.
 DOPRI5_SHAMPINE = _method(
-    "Dopri5Shampine",
+    "Dopri5_Shampine",
     bhat="1951/21600 0 22642/50085 451/720 -12231/42400 649/6300 1/60",
     citation="Sha86",
     **_DORMAND_PRINCE,
@@ -335,7 +335,7 @@ EULER = _method("Euler", [], "1", c="0", order=1, stiffness_constant=2.0, dense_
 METHODS: dict[str, Tableau] = {t.name: t for t in (TSIT5, DOPRI5, DOPRI5_SHAMPINE, BS32, RK4, EULER)}
 
 _ALIASES: dict[str, Tableau] = {name.lower(): tableau for name, tableau in METHODS.items()} | {
-    "dopri5_shampine": DOPRI5_SHAMPINE,
+    "dopri5shampine": DOPRI5_SHAMPINE,
     "rk45": DOPRI5,
     "dp5": DOPRI5,
     "rk23": BS32,
