@@ -222,9 +222,9 @@ def run(
 
 
 def median(trained: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The training whose NFE is the row's median (the lower one of two), of the first such seed."""
-    middle = sorted(t["nfe"] for t in trained)[(len(trained) - 1) // 2]
-    return next(t for t in trained if t["nfe"] == middle)
+    """The training whose NFE is nearest to the row's median, the first of equals."""
+    middle = np.median([t["nfe"] for t in trained])
+    return min(trained, key=lambda t: abs(t["nfe"] - middle))
 
 
 def picture(config: Config, trained: Mapping[str, Any]) -> moons_report.Picture:

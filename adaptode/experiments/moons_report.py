@@ -183,7 +183,7 @@ def _figures(folder: Path, outcome: Outcome) -> dict[str, str]:
         bottom.label_outer()
     save(
         f"Before and after regularization: the flow that separates the moons, from dot to circle, and the solver's steps on the test set, each a bar as high "
-        f"as the step is long; the last is cut off at t = 1. Of each row the seed with the median NFE: {_seeds(before_after)}. {_outside(before_after)}",
+        f"as the step is long; the last is cut off at t = 1. Of each row the seed nearest to its median NFE: {_seeds(before_after)}. {_outside(before_after)}",
         "before_after.png",
         fig,
     )
@@ -194,7 +194,7 @@ def _figures(folder: Path, outcome: Outcome) -> dict[str, str]:
         plots.flow(picture.grid, picture.probability, picture.paths, picture.labels, ax=ax, title=title)
     save(
         "The moons, the learned boundary and trajectories, from dot to circle. "
-        f"Of each row the seed with the median NFE: {_seeds(outcome.pictures)}. {_outside(outcome.pictures)}",
+        f"Of each row the seed nearest to its median NFE: {_seeds(outcome.pictures)}. {_outside(outcome.pictures)}",
         "flows.png",
         fig,
     )
