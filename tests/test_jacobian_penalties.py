@@ -254,6 +254,8 @@ def test_a_field_without_second_derivatives_is_refused_and_one_with_them_served(
 def test_arguments_names_and_config():
     with pytest.raises(InputError, match="kind must be one of 'frobenius', 'spectral'; got 'nuclear'"):
         JacobianNorm("nuclear", 1.0)
+    with pytest.raises(InputError, match=r'as in JacobianNorm\("frobenius", 0.1\); got 0.1 alone'):
+        JacobianNorm(0.1)
     for floor in (-0.1, 1.0, np.nan):
         with pytest.raises(InputError, match="floor"):
             ConditionNumber(1.0, floor=floor)
