@@ -224,7 +224,7 @@ def test_an_exception_of_a_compiled_field_comes_out_too():
 )
 @pytest.mark.parametrize("late", [False, True])
 def test_an_answer_of_another_shape_is_refused_at_once(answer, got, late):
-    with pytest.raises(FieldError, match=rf"`value` of field wrong must return shape \(2, 2\); got .*{got}"):
+    with pytest.raises(FieldError, match=rf"`value` of wrong must return shape \(2, 2\); got .*{got}"):
         run_python(lambda t, y: answer(y) if not late or t > 0 else -y, name="wrong")
 
 
