@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import signal
 import sys
 from dataclasses import asdict, replace
 
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.stats
+from joblib.externals.loky import get_reusable_executor
 
 from adaptode.errors import InputError
 from adaptode.experiments import jobs, mnist, mnist_report, moons, moons_report, plots, report, verdict
@@ -413,6 +415,17 @@ def test_results_are_kept_as_they_arrive():
 def test_jobs_keep_their_order_on_two_processes():
     found = jobs.run_all(math.sqrt, [1.0, 4.0, 9.0], n_jobs=2)
     assert found == [1.0, 2.0, 3.0] == jobs.run_all(math.sqrt, [1.0, 4.0, 9.0], n_jobs=1)
+
+
+def blocks_ctrl_c(_):
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks here")
+def test_workers_leave_ctrl_c_to_their_parent():
+    get_reusable_executor().shutdown(kill_workers=True)  # whose workers may be others'
+    assert jobs.run_all(blocks_ctrl_c, [1, 2, 3], n_jobs=2) == [True] * 3
+    assert not blocks_ctrl_c(0)
 
 
 def test_a_failed_training_ends_the_run():

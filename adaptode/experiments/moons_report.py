@@ -159,6 +159,22 @@ def write(folder: Path, outcome: Outcome) -> str:
     return f"{short_table(outcome.rows)}\n\n{verdicts}\n\n{where}"
 
 
+def before_after(pictures: Sequence[Picture]) -> tuple[Figure, str]:
+    """Some rows side by side, the flow above the solver's steps, and the caption."""
+    fig, axes = plots.figure(2, len(pictures), (11.0, 6.2), height_ratios=(3, 2), sharey="row")
+    for picture, (top, bottom) in zip(pictures, axes.T, strict=True):
+        label, color, _ = plots.ROW_STYLE[picture.name]
+        plots.flow(picture.grid, picture.probability, picture.paths, picture.labels, ax=top)
+        top.set_title(f"{'no penalty' if picture.name == 'none' else label}: {picture.accuracy:.1%} right", fontweight="bold")
+        plots.step_sizes(picture.steps.t, picture.steps.h, picture.steps.accepted, t1=1.0, ax=bottom, color=color)
+        bottom.set_title(f"{len(picture.steps)} steps, {picture.nfe} evaluations")
+        bottom.label_outer()
+    return fig, (
+        "Before and after regularization: the flow that separates the moons, from dot to circle, and the solver's steps on the test set, each a bar as high "
+        f"as the step is long; the last is cut off at t = 1. Of each row the seed nearest to its median NFE: {_seeds(pictures)}. {_outside(pictures)}"
+    )
+
+
 def _figures(folder: Path, outcome: Outcome) -> dict[str, str]:
     """Every figure as a PNG: caption -> file name."""
     images: dict[str, str] = {}
@@ -169,24 +185,8 @@ def _figures(folder: Path, outcome: Outcome) -> dict[str, str]:
     pictures = {picture.name: picture for picture in outcome.pictures}
     labels = {name: style[0] for name, style in plots.ROW_STYLE.items()}
 
-    shown = ("none", "condition", "local-biased")
-    before_after = [pictures[name] for name in shown]
-    fig, axes = plots.figure(2, len(shown), (11.0, 6.2), height_ratios=(3, 2), sharey="row")
-    for name, (top, bottom) in zip(shown, axes.T, strict=True):
-        picture, steps = pictures[name], pictures[name].steps
-        plots.flow(picture.grid, picture.probability, picture.paths, picture.labels, ax=top)
-        title = "no penalty" if name == "none" else labels[name]
-        top.set_title(f"{title}: {picture.accuracy:.1%} right", fontweight="bold")
-        color = plots.ROW_STYLE[name][1]
-        plots.step_sizes(steps.t, steps.h, steps.accepted, t1=1.0, ax=bottom, color=color)
-        bottom.set_title(f"{len(steps)} steps, {picture.nfe} evaluations")
-        bottom.label_outer()
-    save(
-        f"Before and after regularization: the flow that separates the moons, from dot to circle, and the solver's steps on the test set, each a bar as high "
-        f"as the step is long; the last is cut off at t = 1. Of each row the seed nearest to its median NFE: {_seeds(before_after)}. {_outside(before_after)}",
-        "before_after.png",
-        fig,
-    )
+    fig, caption = before_after([pictures[name] for name in ("none", "condition", "local-biased")])
+    save(caption, "before_after.png", fig)
 
     fig, axes = plots.figure(2, 3, (11.5, 6.6), sharex=True, sharey=True)
     for picture, ax in zip(outcome.pictures, axes.flat, strict=True):
