@@ -269,7 +269,7 @@ def test_bad_data(moons, change, match):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"hidden": 8}, r"also of one: hidden=\(8,\)"),
+        ({"hidden": 8}, r"for a single layer write hidden=\(8,\)"),
         ({"hidden": "16"}, "hidden must be a sequence of positive whole numbers.*got '16'"),
         ({"hidden": None}, "hidden must be a sequence.*got None"),
         ({"hidden": (8, 0)}, "hidden must"),

@@ -320,7 +320,7 @@ def test_bad_combinations_are_named_at_construction():
         (good, mse, {"rtol": 1e-17, "atol": 0.0}, InputError, "rtol must be at least"),
         (good, mse, {"method": "RK4", "penalties": [LocalError(1.0)]}, InputError, "RK4 has no error estimate"),
         (good, mse, {"method": "Euler"}, InputError, "training needs an adaptive method: Tsit5, Dopri5, Dopri5_Shampine, BS32"),
-        (good, mse, {"penalties": JacobianNorm("spectral", 1.0)}, InputError, r"must be a list, also of one: penalties=\[JacobianNorm"),
+        (good, mse, {"penalties": JacobianNorm("spectral", 1.0)}, InputError, r"for a single one write penalties=\[JacobianNorm"),
         (good, mse, {"penalties": "spectral"}, InputError, "penalties must be a list such as .*got 'spectral'"),
         (good, mse, {"penalties": None}, InputError, "penalties must be a list such as .*got None"),
         (good, mse, {"method": "BS32", "penalties": [stiffness]}, InputError, "BS32 has not"),

@@ -266,7 +266,7 @@ def test_a_field_that_scribbles_on_its_arguments_fails_and_harms_nothing():
 
 
 def test_functions_of_other_arguments_are_refused_at_construction():
-    with pytest.raises(InputError, match=r"calls value\(t, y, theta\), but the field takes \(t, y\); a field without parameters takes theta too"):
+    with pytest.raises(InputError, match=r"calls value\(t, y, theta\), but the function given takes \(t, y\); a field without parameters takes theta too"):
         PythonField(lambda t, y: -y, 2)
     with pytest.raises(InputError, match=r"calls vjp\(t, y, theta, w\), but linear takes \(t, y, theta\)$"):
         PythonField(linear, 2, 1, vjp=linear)

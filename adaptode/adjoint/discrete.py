@@ -176,7 +176,7 @@ def discrete(
         raise InputError(f"discrete(run, y_bar) starts with the run of adaptode.solve; got {type(run).__name__}")
     jumps = list(jumps)
     if y_bar is None and not jumps and error_bar is None and stiffness_bar is None:
-        raise InputError("discrete(run, y_bar) needs the cotangent of something: y_bar, for a loss its gradient in run.y1; jumps, error_bar or stiffness_bar")
+        raise InputError("discrete needs a cotangent: y_bar, the gradient of a loss with respect to run.y1 or run.y, or jumps, error_bar, stiffness_bar")
     run.require_success()
     run.field.require("vjp")
     states = run.require_states("the discrete adjoint")

@@ -196,11 +196,13 @@ class CompiledField(Field):
 
 _ARGUMENTS = {"value": "t, y, theta", "vjp": "t, y, theta, w", "jvp": "t, y, theta, y_dot", "jacobian": "t, y, theta", "bilinear_vjp": "t, y, theta, u, w"}
 
+_UNNAMED = "the field"
+
 
 def _name(function: Any) -> str:
     """What messages call a field: its function's name, unless that says nothing."""
     name = getattr(function, "__qualname__", type(function).__qualname__).rpartition("<locals>.")[2]
-    return "the field" if name in ("value", "<lambda>") else name
+    return _UNNAMED if name in ("value", "<lambda>") else name
 
 
 def _check_signature(which: str, function: Callable[..., Any]) -> None:
@@ -215,8 +217,9 @@ def _check_signature(which: str, function: Callable[..., Any]) -> None:
     try:
         signature.bind(*arguments.split(", "))
     except TypeError:
+        name = "the function given" if (name := _name(function)) == _UNNAMED else name
         hint = "; a field without parameters takes theta too, and ignores it" if which == "value" else ""
-        raise InputError(f"PythonField calls {which}({arguments}), but {_name(function)} takes {signature}{hint}") from None
+        raise InputError(f"PythonField calls {which}({arguments}), but {name} takes {signature}{hint}") from None
 
 
 def _check_counts(n: int, n_params: int) -> None:

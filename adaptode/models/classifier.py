@@ -189,7 +189,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
 def _widths(hidden: Any) -> tuple[int, ...]:
     """`hidden` as a tuple of widths."""
     if isinstance(hidden, Integral) and not isinstance(hidden, bool):
-        raise InputError(f"hidden must be a sequence of widths, also of one: hidden=({hidden},)")
+        raise InputError(f"hidden must be a sequence of widths; for a single layer write hidden=({hidden},)")
     widths = tuple(hidden) if isinstance(hidden, (Sequence, np.ndarray)) and not isinstance(hidden, str) else None
     if widths is None or not all(isinstance(width, Integral) and not isinstance(width, bool) and width > 0 for width in widths):
         raise InputError(f"hidden must be a sequence of positive whole numbers such as (64, 64), the widths of the layers; got {hidden!r}")

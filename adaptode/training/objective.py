@@ -79,7 +79,7 @@ class Objective:
             raise InputError(f"dtype must be float64 or float32; got {dtype!r}")
         field.require("vjp")
         if isinstance(penalties, Penalty):
-            raise InputError(f"penalties must be a list, also of one: penalties=[{type(penalties).__name__}(...)]")
+            raise InputError(f"penalties must be a list; for a single one write penalties=[{type(penalties).__name__}(...)]")
         if isinstance(penalties, str) or not isinstance(penalties, Iterable):
             raise InputError(f"penalties must be a list such as [adaptode.LocalError(0.1)]; got {penalties!r}")
         self.field, self.loss, self.head, self.penalties = field, loss, head, tuple(penalties)
