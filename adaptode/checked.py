@@ -84,6 +84,14 @@ def check_scale(y0: np.ndarray, atol: np.ndarray) -> None:
         raise InputError(f"atol must be positive where y0 is 0, as y0[{bad[0][0]}, {bad[0][1]}] is: a relative error of 0 has no meaning")
 
 
+def check_rng(rng: Any) -> np.random.Generator:
+    """A generator from a seed, a generator or None."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError):
+        raise InputError(f"rng must be a seed (a whole number of at least 0), a numpy.random.Generator or None; got {rng!r}") from None
+
+
 def check_finite(y0: np.ndarray, theta: np.ndarray) -> None:
     """InputError naming the first entry of y0 or theta that is NaN or inf."""
     for name, array in (("y0", y0), ("theta", theta)):

@@ -100,9 +100,12 @@ def load_mnist(
         path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
         if path is None:
             if data_dir is not None:
-                raise DataError(f"no {name}.gz in {folder}. {_HOW}")
+                raise DataError(
+                    f"no {name}.gz in {folder}. Put MNIST's four files there ({', '.join(f'{file}.gz' for file in _MNIST)}; from {_MIRRORS[0]}); "
+                    f"or give no folder, and they are downloaded. {_NO_FILES}"
+                )
             path = _download(name, sha256, folder)
-        content[name] = _parse_idx(_verified(_read(path), sha256, str(path)), str(path))
+        content[name] = _parse_idx(_verified(_read(path), sha256, f"{path}", f". Delete it and get it again, from {_MIRRORS[0]}{name}.gz"), str(path))
 
     def images(name: str) -> NDArray:
         pixels = content[name]
@@ -115,19 +118,13 @@ def load_mnist(
     return images(train_images), labels(train_labels), images(test_images), labels(test_labels)
 
 
-_HOW = (
-    "Give a folder that holds mnist/ with the files "
-    + ", ".join(f"{name}.gz" for name in _MNIST)
-    + " (as --data-dir or ADAPTODE_DATA); they are at "
-    + " and ".join(_MIRRORS)
-    + ". Without a folder adaptode downloads them. `--data digits` needs no files."
-)
+_NO_FILES = "On the command line, `--data digits` needs no files."
 
 
-def _verified(content: bytes, sha256: str, name: str) -> bytes:
+def _verified(content: bytes, sha256: str, name: str, advice: str = "") -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise DataError(f"{name}: damaged or another file: content SHA-256 {found}, MNIST's is {sha256}. {_HOW}")
+        raise DataError(f"{name} is damaged, or not MNIST's: the SHA-256 of its content begins with {found[:12]}, MNIST's with {sha256[:12]}{advice}")
     return content
 
 
@@ -149,7 +146,10 @@ def _download(name: str, sha256: str, folder: Path) -> Path:
             reasons.append(f"{url}: {error}")
             continue
         return _store(raw, folder / f"{name}.gz")
-    raise DataError(f"could not download {name}.gz. {_HOW} Tried: " + "; ".join(reasons))
+    raise DataError(
+        f"could not download {name}.gz ({'; '.join(reasons)}). Is there a network? If you have MNIST's four files, "
+        f"put them into a folder mnist/ and give the folder that holds it, as --data-dir or ADAPTODE_DATA. {_NO_FILES}"
+    )
 
 
 def _store(raw: bytes, path: Path) -> Path:
@@ -163,7 +163,10 @@ def _store(raw: bytes, path: Path) -> Path:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise DataError(f"downloaded {path.name} but cannot keep it in {path.parent}: {error}. {_HOW}") from error
+        raise DataError(
+            f"downloaded {path.name} but cannot keep it in {path.parent}: {error.strerror or error}. "
+            "Give a folder for caches that can be written, by XDG_CACHE_HOME"
+        ) from error
     return path
 
 

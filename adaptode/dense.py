@@ -53,9 +53,16 @@ def dense_state(tab, theta, h, y0, y1, K, out):
         combine(y0, h, dense_weights(tab, theta), 0, K, tab.c.size, out, 0)
 
 
+def _times(t: Any) -> Array:
+    try:
+        return np.asarray(t, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"times must be numbers; got {t!r}") from None
+
+
 def locate(run: Run, t: Any) -> Array:
     """Index of the accepted step that contains each time: grid[i] < t <= grid[i + 1] in the direction of integration, 0 at the start."""
-    t = np.asarray(t, dtype=np.float64)
+    t = _times(t)
     direction = 1.0 if run.tspan[1] >= run.tspan[0] else -1.0
     grid = direction * run.grid
     inside = (direction * t >= grid[0]) & (direction * t <= grid[-1])
@@ -67,7 +74,7 @@ def locate(run: Run, t: Any) -> Array:
 def evaluate(run: Run, t: Any) -> Array:
     """The states at times t from the accepted states, recomputing the stages of each step that is needed."""
     states = run.require_states("dense output")
-    times = np.atleast_1d(np.asarray(t, dtype=np.float64))
+    times = np.atleast_1d(_times(t))
     steps = locate(run, times)
     out = np.empty((times.size, *states.shape[1:]), states.dtype)
     if run.grid.size == 1:

@@ -166,7 +166,10 @@ def explain(status: Status, log: StepLog, t: float, slope: Array, name: str) -> 
             "Raise max_steps, loosen rtol and atol, or, if |h| times the stiffness estimate is near 1, use an implicit method (SciPy's Radau or BDF)"
         )
     if status is Status.NONFINITE:
-        return f"{name} gives NaN or inf just after t = {t:.9g}{_component(slope)}, however small the step{last}. A solution that blows up there, or a log or root out of its domain?"
+        retried = log.error[:-1].any()  # a fixed step has no error, and is tried once
+        how = f"just after t = {t:.9g}{_component(slope)}, however small the step{last}" if retried else f"in the step of {log.h[-1]:.6g} from t = {t:.9g}"
+        cause = "A solution that blows up there, or a log or root out of its domain?" + ("" if retried else " Or a step too large: try a smaller one")
+        return f"{name} gives NaN or inf {how}. {cause}"
     return (
         f"the step became smaller than the spacing of floating-point numbers {where}{last}. "
         "A singularity or a discontinuity there, or tolerances below what the precision allows?"

@@ -343,7 +343,7 @@ def _method(
 
 TSIT5 = _method("Tsit5", **published.TSIT5)
 DOPRI5 = _method("Dopri5", **published.DOPRI5)
-DOPRI5_SHAMPINE = _method("Dopri5Shampine", **published.DOPRI5_SHAMPINE)
+DOPRI5_SHAMPINE = _method("Dopri5_Shampine", **published.DOPRI5_SHAMPINE)
 BS32 = _method("BS32", **published.BS32)
 DOP853 = _method("DOP853", **published.DOP853)
 RK4 = _method("RK4", **published.RK4)
@@ -352,7 +352,7 @@ EULER = _method("Euler", **published.EULER)
 METHODS: dict[str, Tableau] = {t.name: t for t in (TSIT5, DOPRI5, DOPRI5_SHAMPINE, BS32, DOP853, RK4, EULER)}
 
 _ALIASES: dict[str, Tableau] = {name.lower(): tableau for name, tableau in METHODS.items()} | {
-    "dopri5_shampine": DOPRI5_SHAMPINE,
+    "dopri5shampine": DOPRI5_SHAMPINE,
     "rk45": DOPRI5,
     "dp5": DOPRI5,
     "rk23": BS32,

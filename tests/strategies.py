@@ -11,7 +11,7 @@ from naive import mlp, n_params
 SMOOTH = ("identity", "tanh", "softplus", "sigmoid", "sine", "gelu", "cube")
 HIDDEN = tuple(name for name in SMOOTH if name != "cube")  # a cube in hidden layers blows up for parameters of size 1
 TIMES = ("none", "first", "every")
-ADAPTIVE = ("Tsit5", "Dopri5", "Dopri5Shampine", "BS32", "DOP853")
+ADAPTIVE = ("Tsit5", "Dopri5", "Dopri5_Shampine", "BS32", "DOP853")
 METHODS = (*ADAPTIVE, "RK4", "Euler")
 
 seeds = st.integers(0, 2**32 - 1)

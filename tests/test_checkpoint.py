@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_the_old_ones(two, tmp_path, monkeypatch, where, step
             patch.setattr(checkpoint.Path, "mkdir", full)
         else:
             patch.setattr(os, where, full)
-        with pytest.raises(CheckpointError, match=rf"{step}\.npz: .*No space left.*earlier checkpoints are intact"):
+        with pytest.raises(CheckpointError, match=rf"{step}\.npz: No space left.*; the earlier checkpoints there are intact\. Free some space"):
             save_run(tmp_path, result(step), seed=8, config=CONFIG)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert same(load_run(tmp_path).result, result(6))

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,8 @@ def test_info(monkeypatch, capsys):
     assert "/somewhere" in out and "warning" not in out
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     assert cli.main(["info"]) == 0
-    assert "warning: OPENBLAS_CORETYPE=Haswell" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "warning: OPENBLAS_CORETYPE=Haswell" in out and "Where that was measured" in out and "here it may cost nothing" in out
 
 
 def test_a_failed_run_is_1_and_one_line(monkeypatch, capsys, tmp_path):
@@ -84,6 +87,52 @@ def test_interrupt_is_130(monkeypatch, capsys):
     monkeypatch.setattr(moons, "run", interrupt)
     assert cli.main(["reproduce", "moons"]) == 130
     assert capsys.readouterr().err == "adaptode: interrupted\n"
+
+
+TRAINING = """
+import sys, time
+from adaptode import cli
+from adaptode.experiments import moons
+
+def train(task):
+    if task.name == sys.argv[2] and task.seed == 0:
+        return {"name": task.name, "weight": 0.0, "seed": 0, "nfe": 14, "accuracy": 1.0, "seconds": 0.5}
+    time.sleep(100)
+
+def warm_up(dtypes):
+    print("started", flush=True)
+
+if __name__ == "__main__":
+    moons.train, moons.warm_up = train, warm_up
+    sys.exit(cli.main(["reproduce", "moons", "--jobs", "2", "--out", sys.argv[1]]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends what a terminal sends on Ctrl-C")
+@pytest.mark.parametrize("finished", [0, 1])
+def test_ctrl_c_in_a_terminal_is_one_line(tmp_path, finished):
+    """The terminal sends it to every process of the run, also to workers that are only starting."""
+    out = tmp_path / "runs" / "moons"
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINING, str(out), "none" if finished else "no row"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout.readline() == "started\n"
+            time.sleep(0.3)
+            while finished and not (out / "partial.json").exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            os.killpg(process.pid, signal.SIGINT)
+            err = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    if not finished:
+        assert err == "adaptode: interrupted\n" and list(tmp_path.iterdir()) == []
+    else:
+        assert err.splitlines()[1:] == [f"1 finished training kept in {out / 'partial.json'}", "adaptode: interrupted"]
+        assert json.loads((out / "partial.json").read_text())["trainings"][0]["nfe"] == 14
 
 
 def test_a_bug_is_not_hidden(monkeypatch):

@@ -51,6 +51,8 @@ GOOD = idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
         (b"", "not an IDX file"),
         (b"\0\0", "not an IDX file"),
         (b"PK\3\4" + GOOD[4:], "not an IDX file"),
+        (b"PK" + GOOD[2:], "not an IDX file"),
+        (b"\0\1" + GOOD[2:], "not an IDX file"),
         (b"\0\0\x07" + GOOD[3:], "not an IDX file"),  # no such type code
         (b"\0\0\x08\0", "not an IDX file"),  # no dimension
         (GOOD[:10], "truncated inside its header"),
@@ -114,11 +116,11 @@ def test_mnist_from_a_folder(small_mnist, monkeypatch, dtype):
 
 def test_mnist_missing_or_damaged(small_mnist, tmp_path):
     folder, _ = small_mnist
-    with pytest.raises(DataError, match="--data-dir or ADAPTODE_DATA"):
+    with pytest.raises(DataError, match="no train-images-idx3-ubyte.gz in .*elsewhere/mnist. Put MNIST's four files there .*; or give no folder"):
         load_mnist(tmp_path / "elsewhere")
     labels = folder / "mnist" / "train-labels-idx1-ubyte.gz"
     labels.write_bytes(gzip.compress(idx(np.zeros(12, np.uint8))))
-    with pytest.raises(DataError, match="SHA-256"):
+    with pytest.raises(DataError, match=r"labels-idx1-ubyte.gz is damaged, or not MNIST's: .* Delete it and get it again, from http.*/train-labels.*gz$"):
         load_mnist(folder)
     labels.unlink()
     with pytest.raises(DataError, match="no train-labels-idx1-ubyte.gz in"):
@@ -159,7 +161,7 @@ def test_mnist_no_network(tmp_path, monkeypatch):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    with pytest.raises(DataError, match="(?s)could not download.*--data-dir.*no route to host"):
+    with pytest.raises(DataError, match="could not download.*no route to host.*Is there a network.*--data-dir or ADAPTODE_DATA"):
         load_mnist()
     assert not (tmp_path / "adaptode").exists()
 
@@ -172,7 +174,7 @@ def test_download_that_cannot_be_kept(small_mnist, tmp_path, monkeypatch):
     monkeypatch.setattr(
         urllib.request, "urlopen", lambda url, timeout: (folder / "mnist" / url.rsplit("/", 1)[1]).open("rb")
     )
-    with pytest.raises(DataError, match="cannot keep it"):
+    with pytest.raises(DataError, match="cannot keep it in .*: Not a directory.* by XDG_CACHE_HOME$"):
         load_mnist()
 
 

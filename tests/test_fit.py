@@ -6,6 +6,7 @@ Kills, interrupts and resumptions are compared with one uninterrupted run, bit f
 import errno
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -308,8 +309,18 @@ def test_a_folder_that_cannot_be_written_is_an_error_at_once(tmp_path):
             pytest.fail("a step was made")
 
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(CheckpointError, match="cannot write"):
+    with pytest.raises(CheckpointError, match=r"cannot write the checkpoint .*: Not a directory\. Give another folder$"):
         train(tmp_path / "file" / "run", objective=Never())
+
+
+def test_a_start_that_cannot_be_solved_is_not_blamed_on_the_learning_rate():
+    class Stiff(Logistic):
+        def value_and_grad(self, *_, **__):
+            raise SolveError("max_steps = 5", run="the run")
+
+    with pytest.raises(SolveError, match=r"training step 0: .*parameters it started from.* says: max_steps = 5(\n|$)") as caught:
+        train(objective=Stiff())
+    assert "learning rate" not in str(caught.value) and caught.value.run == "the run"
 
 
 def kill_and_resume(folder, rng, tries):
@@ -419,6 +430,8 @@ def test_any_error_leaves_with_the_model_so_far(tmp_path, path, error, where):
     result = caught.value.result
     assert caught.value is error and result.step == 17 and (result.params == path[17]).all()
     assert any("stopped at step 17" in note for note in error.__notes__)
+    if where == "objective" and isinstance(error, SolveError):  # with advice for a training
+        assert re.fullmatch(r"training step 17: .*Lower the learning rate \(0.05 in the step before\).* says: step size underflow", str(error))
     assert same_bits(load_run(tmp_path).result, result)
 
 

@@ -52,6 +52,11 @@ def test_bad_sizes(shape):
         LinearHead(*shape)
 
 
+def test_bad_seed():
+    with pytest.raises(InputError, match="rng must be a seed .*got 'a'"):
+        LinearHead(3, 2).init("a")
+
+
 def test_bad_shapes():
     head = LinearHead(3, 2)
     phi, x = np.zeros(8), np.zeros((5, 3))

@@ -254,6 +254,9 @@ def test_a_field_without_second_derivatives_is_refused_and_one_with_them_served(
 def test_arguments_names_and_config():
     with pytest.raises(InputError, match="kind must be one of 'frobenius', 'spectral'; got 'nuclear'"):
         JacobianNorm("nuclear", 1.0)
+    for wrong, shown in (((0.1,), "0.1"), ((0.1, "frobenius"), "0.1, 'frobenius'"), (("spectral",), "'spectral'")):
+        with pytest.raises(InputError, match=rf'as in JacobianNorm\("frobenius", 0.1\); got JacobianNorm\({shown}\)$'):
+            JacobianNorm(*wrong)
     for floor in (-0.1, 1.0, np.nan):
         with pytest.raises(InputError, match="floor"):
             ConditionNumber(1.0, floor=floor)

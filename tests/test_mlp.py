@@ -267,6 +267,9 @@ def test_init_is_deterministic():
     np.testing.assert_array_equal(field.init(5, scale=2.0), 2 * same[0])
     assert field.init(5, dtype=np.float32).dtype == np.float32
     assert not field.init(5, "zeros").any()
+    for bad in ("a", -1, 0.5):
+        with pytest.raises(InputError, match=f"rng must be a seed .*got {bad!r}"):
+            field.init(bad)
     with pytest.raises(InputError, match="glorot_uniform"):
         field.init(0, "glorot")
 

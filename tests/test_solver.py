@@ -337,6 +337,9 @@ def test_dense_output_ends_where_the_steps_end():
     for t in (1.1, -0.1, np.nan):
         with pytest.raises(InputError, match="outside the solved span"):
             run.sol(t)
+    for bad in ("a", [0.5, "b"], None, [[0.1], [0.2, 0.3]]):
+        with pytest.raises(InputError, match="times must be numbers|outside the solved span"):
+            run.sol(bad)
     assert run.sol([]).shape == (0, 1, 2)
     m = run.grid.size - 1
     assert m > 2 and locate(run, run.grid).tolist() == [0, *range(m)]  # a step owns its end, the first also its start

@@ -372,7 +372,7 @@ def test_fsal_and_adaptive():
         ("DOP853", DOP853),
         ("dop853", DOP853),
     ]
-    + [("Dopri5Shampine", DOPRI5_SHAMPINE), ("dopri5_shampine", DOPRI5_SHAMPINE), (TSIT5, TSIT5)],
+    + [("Dopri5Shampine", DOPRI5_SHAMPINE), ("dopri5_shampine", DOPRI5_SHAMPINE), ("Dopri5_Shampine", DOPRI5_SHAMPINE), (TSIT5, TSIT5)],
 )
 def test_lookup(name, method):
     assert get_tableau(name) is method
@@ -380,7 +380,7 @@ def test_lookup(name, method):
 
 @pytest.mark.parametrize("name", ["radau", "", None, 5])
 def test_an_unknown_name_lists_the_known(name):
-    with pytest.raises(InputError, match="Tsit5, Dopri5, Dopri5Shampine, BS32, DOP853, RK4, Euler"):
+    with pytest.raises(InputError, match="Tsit5, Dopri5, Dopri5_Shampine, BS32, DOP853, RK4, Euler"):
         get_tableau(name)
 
 

@@ -167,10 +167,13 @@ def discrete(
 
     Cost: with s stages, about s − 1 evaluations and s − 1 pullbacks a step with FSAL; memory one state a step and the stages of one.
     Undefined points: where a scaled error is 0, or the stage pair coincides, that step's estimate has gradient 0; see `norms.scaled_rms`.
-    SolveError for a run that failed, InputError for cotangents of a wrong shape.
+    SolveError for a run that failed; InputError for no cotangent at all, one of a wrong shape, or one that is not finite.
     """
     if not isinstance(run, Run):
         raise InputError(f"discrete(run, y_bar) starts with the run of adaptode.solve; got {type(run).__name__}")
+    jumps = list(jumps)
+    if y_bar is None and not jumps and error_bar is None and stiffness_bar is None:
+        raise InputError("discrete needs a cotangent: y_bar, the gradient of a loss with respect to run.y1 or run.y, or jumps, error_bar, stiffness_bar")
     run.require_success()
     run.field.require("vjp")
     states = run.require_states("the discrete adjoint")
@@ -214,9 +217,9 @@ def discrete(
 def _outputs(run: Run, y_bar: ArrayLike | None, jumps: Iterable[tuple[float, ArrayLike]]) -> list[tuple[float, Array]]:
     """Every cotangent of a state with its time, flat."""
     shape = run.require_states("the discrete adjoint").shape[1:]
-    pairs: list[tuple[float, Any]] = [(float(t), np.asarray(bar)) for t, bar in jumps]
+    pairs: list[tuple[float, Any]] = [(float(t), _finite(f"the cotangent at t = {float(t):g}", bar)) for t, bar in jumps]
     if y_bar is not None:
-        y_bar = np.asarray(y_bar)
+        y_bar = _finite("y_bar", y_bar)
         if y_bar.shape == shape:
             pairs.append((run.tspan[1], y_bar))
         elif y_bar.shape == run.y.shape:
@@ -229,10 +232,24 @@ def _outputs(run: Run, y_bar: ArrayLike | None, jumps: Iterable[tuple[float, Arr
     return [(t, np.ascontiguousarray(bar).ravel()) for t, bar in pairs]
 
 
+def _finite(name: str, bar: ArrayLike) -> Array:
+    """`bar` as an array of finite real numbers."""
+    try:
+        bar = np.asarray(bar)
+    except ValueError:
+        raise InputError(f"{name} must be an array of numbers") from None
+    if bar.dtype.kind not in "fiub":
+        raise InputError(f"{name} must be real numbers; got dtype {bar.dtype}")
+    bad = np.argwhere(~np.isfinite(bar))
+    if len(bad):
+        raise InputError(f"{name}[{', '.join(map(str, bad[0]))}] is {bar[tuple(bad[0])]}; cotangents must be finite")
+    return bar
+
+
 def _per_step(name: str, bar: ArrayLike | None, steps: int) -> Array:
     if bar is None:
         return np.zeros(steps)
-    bar = np.array(bar, dtype=np.float64)
+    bar = _finite(name, bar).astype(np.float64)
     if bar.shape != (steps,):
         raise InputError(f"{name} must have one entry an accepted step, shape ({steps},); got {bar.shape}")
     return bar

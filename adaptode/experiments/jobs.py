@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,14 +26,18 @@ def run_all(
     *,
     n_jobs: int = -1,
     describe: Callable[[Result], str] | None = None,
+    keep: Callable[[Result], None] | None = None,
 ) -> list[Result]:
     """`[work(task) for task in tasks]` on `n_jobs` processes (-1: one a core), each with one BLAS thread.
 
-    `describe(result)` becomes a line on stderr as each result arrives. An exception in one task ends all of them.
+    As each result arrives, in the order of the tasks, `keep` is called with it and `describe(result)` becomes a line on stderr.
+    An exception in one task, or Ctrl-C, ends all of them.
     """
     results = []
     for result in _results(work, tasks, n_jobs):
         results.append(result)
+        if keep is not None:
+            keep(result)
         if describe is not None:
             print(describe(result), file=sys.stderr, flush=True)
     return results
@@ -46,7 +51,25 @@ def _results(work: Callable[[Task], Result], tasks: Iterable[Task], n_jobs: int)
     joblib = _require("joblib")
     # Thread pools that spin against each other cost more than they give: one thread a process.
     with joblib.parallel_config("loky", n_jobs=n_jobs, inner_max_num_threads=1):
-        yield from joblib.Parallel(return_as="generator")(joblib.delayed(work)(task) for task in tasks)
+        with _deaf_to_ctrl_c():
+            results = joblib.Parallel(return_as="generator")(joblib.delayed(work)(task) for task in tasks)
+        yield from results
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C, which a terminal sends to all of them: each would print a traceback. Their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # it unblocks the signal when it is started, so let that be before
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

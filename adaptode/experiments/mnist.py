@@ -26,7 +26,7 @@ from ..training.objective import Objective
 from ..training.optimizers import Adam
 from . import mnist_report
 from .jobs import one_blas_thread, run_all, warm_up
-from .report import open_folder, summarize
+from .report import RunFolder, summarize
 
 ROWS = ("none", "local-unbiased", "local-biased")
 
@@ -138,36 +138,36 @@ def run(
 ) -> str:
     """Train every row with every seed, measure, write the report to `out`, return the short table for the terminal."""
     began = time.perf_counter()
-    folder = open_folder(out)
     config = config or configure(data, steps, dtype, weights)
-    X, y, X_test, y_test = load(config, data_dir)
-    numbers = list(range(seeds))
-    warm_up((config.dtype,))
-    tasks = [Task(config, data_dir, name, seed) for seed in numbers for name in ROWS]
-    trained = run_all(train, tasks, n_jobs=n_jobs, describe=_line)
-    with one_blas_thread():  # alone on the machine, so that the seconds of the rows compare
-        for result in trained:
-            model = objective(config, X.shape[1], 10, result["name"])
-            result["train_accuracy"], _, _ = evaluate(model, result["params"], X, y, config.batch_size)
-            result["accuracy"], result["nfe"], result["predict_seconds"] = evaluate(model, result["params"], X_test, y_test, config.batch_size)
-    rows = [summary(name, [result for result in trained if result["name"] == name]) for name in ROWS]
-    for row in rows:
-        row["nfe_ratio"] = row["nfe"]["mean"] / rows[0]["nfe"]["mean"]
-        row["predict_speedup"] = rows[0]["predict_seconds"]["mean"] / row["predict_seconds"]["mean"]
-    first = {result["name"]: result for result in trained if result["seed"] == numbers[0]}
-    batch = X_test[: config.batch_size]
-    outcome = mnist_report.Outcome(
-        config=asdict(config),
-        seeds=numbers,
-        rows=rows,
-        samples=len(X),
-        histories={name: result["history"] for name, result in first.items()},
-        step_logs={name: objective(config, X.shape[1], 10, name).solve(result["params"], batch).steps for name, result in first.items()},
-        seconds=time.perf_counter() - began,
-        command=f"adaptode reproduce mnist --data {config.data} --steps {config.steps} --dtype {config.dtype}"
-        f" --weights {config.weight_start:g} {config.weight_end:g} --seeds {len(numbers)}",
-    )
-    return mnist_report.write(folder, outcome)
+    with RunFolder(out, asdict(config)) as folder:
+        X, y, X_test, y_test = load(config, data_dir)
+        numbers = list(range(seeds))
+        warm_up((config.dtype,))
+        tasks = [Task(config, data_dir, name, seed) for seed in numbers for name in ROWS]
+        trained = run_all(train, tasks, n_jobs=n_jobs, describe=_line, keep=folder.add)
+        with one_blas_thread():  # alone on the machine, so that the seconds of the rows compare
+            for result in trained:
+                model = objective(config, X.shape[1], 10, result["name"])
+                result["train_accuracy"], _, _ = evaluate(model, result["params"], X, y, config.batch_size)
+                result["accuracy"], result["nfe"], result["predict_seconds"] = evaluate(model, result["params"], X_test, y_test, config.batch_size)
+        rows = [summary(name, [result for result in trained if result["name"] == name]) for name in ROWS]
+        for row in rows:
+            row["nfe_ratio"] = row["nfe"]["mean"] / rows[0]["nfe"]["mean"]
+            row["predict_speedup"] = rows[0]["predict_seconds"]["mean"] / row["predict_seconds"]["mean"]
+        first = {result["name"]: result for result in trained if result["seed"] == numbers[0]}
+        batch = X_test[: config.batch_size]
+        outcome = mnist_report.Outcome(
+            config=asdict(config),
+            seeds=numbers,
+            rows=rows,
+            samples=len(X),
+            histories={name: result["history"] for name, result in first.items()},
+            step_logs={name: objective(config, X.shape[1], 10, name).solve(result["params"], batch).steps for name, result in first.items()},
+            seconds=time.perf_counter() - began,
+            command=f"adaptode reproduce mnist --data {config.data} --steps {config.steps} --dtype {config.dtype}"
+            f" --weights {config.weight_start:g} {config.weight_end:g} --seeds {len(numbers)}",
+        )
+        return mnist_report.write(folder.path, outcome)
 
 
 def summary(name: str, trained: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -74,12 +74,17 @@ def _length(outcome: Outcome) -> str:
 
 def _figures(folder: Path, outcome: Outcome) -> dict[str, str]:
     images = {}
-    fig, (left, right) = plots.figure(1, 2, (10.5, 3.8))
+    fig, (left, right) = plots.figure(1, 2, (10.5, 4.1))
     plots.history_curves(outcome.histories, "loss", "loss with penalty", ax=left)
-    left.set_yscale("log")
-    left.legend(frameon=False)
-    plots.history_curves(outcome.histories, "nfe_forward", "forward NFE", ax=right)
-    images["Training, first seed: the loss with its penalty; evaluations forwards, those of the penalty included."] = plots.save(fig, folder / "training.png")
+    plots.log_if_wide(left)
+    plots.history_curves(outcome.histories, "nfe_forward", "NFE in training", ax=right)
+    for axis in (left.xaxis, right.xaxis, right.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    fig.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(outcome.histories), frameon=False)
+    images[
+        "Training, first seed: the loss with its penalty, and the NFE of each training step: evaluations forwards, with those of the penalty, which has its "
+        "own step (the NFE of the table is of solves alone)."
+    ] = plots.save(fig, folder / "training.png")
     fig, axes = plots.figure(1, 3, (11.5, 3.2), sharex=True, sharey=True)
     for (name, steps), ax in zip(outcome.step_logs.items(), axes, strict=True):
         label, color, _ = plots.ROW_STYLE[name]

@@ -24,7 +24,7 @@ from ..training.objective import Objective
 from ..training.optimizers import Adam
 from . import moons_report
 from .jobs import run_all, warm_up
-from .report import open_folder, summarize
+from .report import RunFolder, summarize
 from .robustness import accuracy, accuracy_under_noise, boundary_distance
 
 ROWS = ("none", "frobenius", "spectral", "condition", "local-unbiased", "local-biased")
@@ -193,29 +193,38 @@ def run(
 ) -> str:
     """Train every row with every seed, write the report to `out`, return the short table for the terminal."""
     began = time.perf_counter()
-    folder = open_folder(out)
     config = config or (QUICK if quick else Config())
     numbers = list(range(first_seed, first_seed + (seeds or (2 if quick else 5))))
-    warm_up(("float64",))
     tasks = [Task(config, name, config.weights[name], seed) for name in ROWS for seed in numbers]
     extra = config.sweep if sweep else dict.fromkeys(moons_report.NORMS, (config.gentle,) if config.gentle else ())
     points = [(name, weight) for name in ROWS for weight in extra.get(name, ())]
     tasks += [Task(config, name, weight, seed, robustness=False) for name, weight in points if weight != config.weights[name] for seed in numbers]
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for result in run_all(train, tasks, n_jobs=n_jobs, describe=_line):
-        groups.setdefault((result["name"], result["weight"]), []).append(result)
-    main = {name: groups[name, config.weights[name]] for name in ROWS}
-    outcome = moons_report.Outcome(
-        config=asdict(config),
-        seeds=numbers,
-        rows=[summary(name, config.weights[name], trained) for name, trained in main.items()],
-        sweep=[summary(*point, groups[point]) for point in points],
-        trained=main,
-        pictures=[picture(config, trained[0]) for trained in main.values()],
-        seconds=time.perf_counter() - began,
-        command=f"adaptode reproduce moons --seeds {len(numbers)}" + f" --first-seed {first_seed}" * (first_seed > 0) + " --quick" * quick + " --sweep" * sweep,
-    )
-    return moons_report.write(folder, outcome)
+    with RunFolder(out, asdict(config)) as folder:
+        warm_up(("float64",))
+        for result in run_all(train, tasks, n_jobs=n_jobs, describe=_line, keep=folder.add):
+            groups.setdefault((result["name"], result["weight"]), []).append(result)
+        main = {name: groups[name, config.weights[name]] for name in ROWS}
+        outcome = moons_report.Outcome(
+            config=asdict(config),
+            seeds=numbers,
+            rows=[summary(name, config.weights[name], trained) for name, trained in main.items()],
+            sweep=[summary(*point, groups[point]) for point in points],
+            trained=main,
+            pictures=[picture(config, median(trained)) for trained in main.values()],
+            seconds=time.perf_counter() - began,
+            command=f"adaptode reproduce moons --seeds {len(numbers)}"
+            + f" --first-seed {first_seed}" * (first_seed > 0)
+            + " --quick" * quick
+            + " --sweep" * sweep,
+        )
+        return moons_report.write(folder.path, outcome)
+
+
+def median(trained: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The training whose NFE is nearest to the row's median, the first of equals."""
+    middle = np.median([t["nfe"] for t in trained])
+    return min(trained, key=lambda t: abs(t["nfe"] - middle))
 
 
 def picture(config: Config, trained: Mapping[str, Any]) -> moons_report.Picture:
@@ -227,6 +236,7 @@ def picture(config: Config, trained: Mapping[str, Any]) -> moons_report.Picture:
     logits = model.predict(params, plane).reshape(grid[1].size, grid[0].size)
     return moons_report.Picture(
         name=trained["name"],
+        seed=trained["seed"],
         nfe=trained["nfe"],
         accuracy=trained["accuracy"],
         grid=grid,

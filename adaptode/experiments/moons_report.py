@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..solution import StepLog
 from . import plots
 from .report import plus_minus, table, write_result, write_text
+from .verdict import NO, RULE, UNDECIDED, YES, Part, all_of, compare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,12 +24,15 @@ POSTER = {  # Table 1 of the poster: NFE, test accuracy, condition number, each 
     "condition": ("27.12 ± 1.94", "99.73 ± 0.07", "6.10 ± 5.22"),
 }
 NORMS = ("frobenius", "spectral")
+MARGIN = 0.005  # of accuracy: "within 0.5 points"
+VERDICTS = {YES: "Yes", NO: "No", UNDECIDED: "Not decided by these seeds"}
 
 
 class Picture(NamedTuple):
     """What the figures show of one trained model."""
 
     name: str
+    seed: int
     nfe: int
     accuracy: float
     grid: tuple[NDArray, NDArray]
@@ -52,67 +56,75 @@ class Outcome(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A claim, whether these runs bear it out, and the numbers."""
+    """A claim, whether these runs bear it out ("yes", "no", "undecided"; see `verdict.decide`), and the numbers."""
 
     claim: str
-    holds: bool
+    verdict: str
     evidence: str
 
 
 def findings(rows: Sequence[Mapping[str, Any]], sweep: Sequence[Mapping[str, Any]] = ()) -> list[Finding]:
-    """The poster's claims, and what the local penalties do, held against the means over seeds."""
+    """The poster's claims, and what the local penalties do, held against the runs seed by seed."""
     by_name = {row["name"]: row for row in rows}
+    none, condition = by_name["none"], by_name["condition"]
+    norms, local = [by_name[name] for name in NORMS], [by_name[name] for name in ("local-unbiased", "local-biased")]
 
-    def mean(column: str, name: str) -> float:
-        return by_name[name][column]["mean"]
+    def numbers(column: str, some: Sequence[Mapping[str, Any]], digits: int, scale: float = 1.0) -> str:
+        return ", ".join(f"{row['name']} {row[column]['mean'] * scale:.{digits}f}" for row in some)
 
-    def numbers(column: str, names: Sequence[str], digits: int, scale: float = 1.0) -> str:
-        return ", ".join(f"{name} {mean(column, name) * scale:.{digits}f}" for name in names)
+    def finding(claim: str, evidence: str, parts: Sequence[Part]) -> Finding:
+        verdict = all_of(parts)
+        if verdict == UNDECIDED:
+            open_parts = "; ".join(part.text for part in parts if part.verdict == UNDECIDED)
+            evidence += f" (undecided: {open_parts})"
+        return Finding(claim, verdict, evidence)
 
-    jacobian = (*NORMS, "condition")
-    nfe, accuracy = ({name: mean(column, name) for name in by_name} for column in ("nfe", "accuracy"))
-    local = ("local-unbiased", "local-biased")
+    def lower(column: str, some: Sequence[Mapping[str, Any]], than: Mapping[str, Any], slack: float = 0.0) -> list[Part]:
+        return [compare(column, row, than, slack=slack) for row in some]
+
+    def as_accurate(some: Sequence[Mapping[str, Any]]) -> list[Part]:
+        return [compare("accuracy", none, row, slack=MARGIN, strict=False) for row in some]
+
+    jacobian = [*norms, condition]
     found = [
-        Finding(
-            "All three Jacobian penalties lower the NFE",
-            all(nfe[name] < nfe["none"] for name in jacobian),
-            numbers("nfe", ("none", *jacobian), 1),
-        ),
-        Finding(
+        finding("All three Jacobian penalties lower the NFE", numbers("nfe", [none, *jacobian], 1), lower("nfe", jacobian, none)),
+        finding(
             "The condition number does so with accuracy within 0.5 points of none",
-            nfe["condition"] < nfe["none"] and accuracy["condition"] >= accuracy["none"] - 0.005,
-            numbers("accuracy", ("none", "condition"), 2, 100.0),
+            numbers("accuracy", [none, condition], 2, 100.0),
+            lower("nfe", [condition], none) + as_accurate([condition]),
         ),
-        Finding(
+        finding(
             "The norms lower the NFE most, and cost accuracy",
-            max(nfe[name] for name in NORMS) < nfe["condition"] and all(accuracy[name] < accuracy["none"] - 0.005 for name in NORMS),
-            numbers("nfe", jacobian, 1) + "; accuracy " + numbers("accuracy", ("none", *NORMS), 2, 100.0),
+            numbers("nfe", jacobian, 1) + "; accuracy " + numbers("accuracy", [none, *norms], 2, 100.0),
+            lower("nfe", norms, condition) + lower("accuracy", norms, none, slack=-MARGIN),
         ),
-        Finding(
+        finding(
             "The norms leave the Jacobian worse conditioned than the condition number's penalty does",
-            all(mean("condition_number", name) > mean("condition_number", "condition") for name in NORMS),
-            numbers("condition_number", ("none", *jacobian), 2),
+            numbers("condition_number", [none, *jacobian], 2),
+            [compare("condition_number", condition, row) for row in norms],
         ),
-        Finding(
+        finding(
             "The norms increase the mean distance to the decision boundary",
-            all(mean("distance", name) > mean("distance", "none") for name in NORMS),
-            numbers("distance", ("none", *jacobian), 3),
+            numbers("distance", [none, *jacobian], 3),
+            [compare("distance", none, row) for row in norms],
         ),
-        Finding(
+        finding(
             "Not on the poster: local error regularization lowers the NFE with accuracy within 0.5 points of none",
-            all(nfe[name] < nfe["none"] and accuracy[name] >= accuracy["none"] - 0.005 for name in local),
-            numbers("nfe", ("none", *local), 1) + "; accuracy " + numbers("accuracy", ("none", *local), 2, 100.0),
+            numbers("nfe", [none, *local], 1) + "; accuracy " + numbers("accuracy", [none, *local], 2, 100.0),
+            lower("nfe", local, none) + as_accurate(local),
         ),
     ]
-    norms = [point for point in (*rows, *sweep) if point["name"] in NORMS]
-    if len(norms) > len(NORMS):
-        free = [
-            f"{point['name']} at λ = {point['weight']:g}: NFE {point['nfe']['mean']:.1f}, accuracy {point['accuracy']['mean'] * 100.0:.2f}"
-            for point in norms
-            if point["nfe"]["mean"] <= nfe["condition"] and point["accuracy"]["mean"] >= accuracy["none"] - 0.005
-        ]
+    points = [point for point in (*rows, *sweep) if point["name"] in NORMS]
+    if len(points) > len(NORMS):
+        free = [(point, all_of([compare("nfe", point, condition, strict=False), *as_accurate([point])])) for point in points]
+        shown = YES if any(verdict == YES for _, verdict in free) else UNDECIDED
+        against = [point for point, verdict in free if verdict == shown]
+        verdict = {YES: NO, UNDECIDED: UNDECIDED if against else YES}[shown]
+        evidence = "; ".join(
+            f"{point['name']} at λ = {point['weight']:g}: NFE {point['nfe']['mean']:.1f}, accuracy {point['accuracy']['mean'] * 100.0:.2f}" for point in against
+        )
         claim = "Only the condition number comes without a cost in accuracy: no λ of the norms lowers the NFE as far"
-        found.insert(3, Finding(claim, not free, "; ".join(free) or "none of the λ tried"))
+        found.insert(3, Finding(claim, verdict, evidence or "none of the λ tried"))
     return found
 
 
@@ -141,9 +153,26 @@ def write(folder: Path, outcome: Outcome) -> str:
         findings=[claim._asdict() for claim in claims], command=outcome.command,
     )  # fmt: skip
     write_text(folder / "report.md", _markdown(outcome, claims, images))
-    verdicts = "\n".join(f"{'yes' if c.holds else 'NO '}  {c.claim}: {c.evidence}" for c in claims)
+    words = {YES: "yes", NO: "NO", UNDECIDED: "undecided"}
+    verdicts = "\n".join(f"{words[c.verdict]:9}  {c.claim}: {c.evidence}" for c in claims)
     where = f"{outcome.seconds:.0f} s; report, figures and result.json in {folder}"
     return f"{short_table(outcome.rows)}\n\n{verdicts}\n\n{where}"
+
+
+def before_after(pictures: Sequence[Picture]) -> tuple[Figure, str]:
+    """Some rows side by side, the flow above the solver's steps, and the caption."""
+    fig, axes = plots.figure(2, len(pictures), (11.0, 6.2), height_ratios=(3, 2), sharey="row")
+    for picture, (top, bottom) in zip(pictures, axes.T, strict=True):
+        label, color, _ = plots.ROW_STYLE[picture.name]
+        plots.flow(picture.grid, picture.probability, picture.paths, picture.labels, ax=top)
+        top.set_title(f"{'no penalty' if picture.name == 'none' else label}: {picture.accuracy:.1%} right", fontweight="bold")
+        plots.step_sizes(picture.steps.t, picture.steps.h, picture.steps.accepted, t1=1.0, ax=bottom, color=color)
+        bottom.set_title(f"{len(picture.steps)} steps, {picture.nfe} evaluations")
+        bottom.label_outer()
+    return fig, (
+        "Before and after regularization: the flow that separates the moons, from dot to circle, and the solver's steps on the test set, each a bar as high "
+        f"as the step is long; the last is cut off at t = 1. Of each row the seed nearest to its median NFE: {_seeds(pictures)}. {_outside(pictures)}"
+    )
 
 
 def _figures(folder: Path, outcome: Outcome) -> dict[str, str]:
@@ -156,41 +185,30 @@ def _figures(folder: Path, outcome: Outcome) -> dict[str, str]:
     pictures = {picture.name: picture for picture in outcome.pictures}
     labels = {name: style[0] for name, style in plots.ROW_STYLE.items()}
 
-    shown = ("none", "condition", "local-biased")
-    fig, axes = plots.figure(2, len(shown), (11.0, 6.2), height_ratios=(3, 2), sharey="row")
-    for name, (top, bottom) in zip(shown, axes.T, strict=True):
-        picture, steps = pictures[name], pictures[name].steps
-        plots.flow(picture.grid, picture.probability, picture.paths, picture.labels, ax=top)
-        title = "no penalty" if name == "none" else labels[name]
-        top.set_title(f"{title}: {picture.accuracy:.1%} right", fontweight="bold")
-        color = plots.ROW_STYLE[name][1]
-        plots.step_sizes(steps.t, steps.h, steps.accepted, t1=1.0, ax=bottom, color=color)
-        bottom.set_title(f"{len(steps)} steps, {picture.nfe} evaluations")
-        bottom.label_outer()
-    save(
-        "Before and after regularization, first seed: the flow that separates the moons, from dot to circle, and the "
-        "solver's steps, each a bar as high as it is long.",
-        "before_after.png",
-        fig,
-    )
+    fig, caption = before_after([pictures[name] for name in ("none", "condition", "local-biased")])
+    save(caption, "before_after.png", fig)
 
     fig, axes = plots.figure(2, 3, (11.5, 6.6), sharex=True, sharey=True)
     for picture, ax in zip(outcome.pictures, axes.flat, strict=True):
         title = f"{labels[picture.name]}: NFE {picture.nfe}, {picture.accuracy:.1%}"
         plots.flow(picture.grid, picture.probability, picture.paths, picture.labels, ax=ax, title=title)
-    save("The moons, the learned boundary and trajectories, from dot to circle, first seed.", "flows.png", fig)
+    save(
+        "The moons, the learned boundary and trajectories, from dot to circle. "
+        f"Of each row the seed nearest to its median NFE: {_seeds(outcome.pictures)}. {_outside(outcome.pictures)}",
+        "flows.png",
+        fig,
+    )
 
     fig, axes = plots.figure(2, 3, (11.5, 5.2), sharex=True, sharey=True)
     for picture, ax in zip(outcome.pictures, axes.flat, strict=True):
         steps, color = picture.steps, plots.ROW_STYLE[picture.name][1]
         title = f"{labels[picture.name]}: {len(steps)} steps, NFE {picture.nfe}"
         plots.step_sizes(steps.t, steps.h, steps.accepted, t1=1.0, ax=ax, color=color, title=title)
-        ax.set_yscale("log")
         ax.label_outer()
     rejected = sum(int(np.sum(~picture.steps.accepted)) for picture in outcome.pictures)
     save(
-        f"Step sizes on the test set, first seed; rejected attempts, {rejected or 'none'} here, are dashed. The last "
-        "step passes t = 1, where it is cut off, and the state there is interpolated, as torchdiffeq does.",
+        f"Step sizes on the test set, of the same seeds; rejected attempts, {rejected or 'none'} here, are dashed. The last "
+        "step passes t = 1, where its bar is cut off, and the state there is interpolated, as torchdiffeq does.",
         "steps.png",
         fig,
     )
@@ -219,6 +237,23 @@ def _figures(folder: Path, outcome: Outcome) -> dict[str, str]:
             ax.figure,
         )
     return images
+
+
+def _seeds(pictures: Sequence[Picture]) -> str:
+    return ", ".join(f"{picture.name} seed {picture.seed}" for picture in pictures)
+
+
+def _outside(pictures: Sequence[Picture]) -> str:
+    """How many circles the reader looks for in vain."""
+    counts = []
+    for picture in pictures:
+        lowest, highest = ([axis[i] for axis in picture.grid] for i in (0, -1))
+        ends = picture.paths[-1]
+        counts.append(int(((ends < lowest) | (ends > highest)).any(axis=1).sum()))
+    if not any(counts):
+        return "All circles lie in the frame."
+    each = ", ".join(f"{picture.name} {count}" for picture, count in zip(pictures, counts, strict=True))
+    return f"The frame is made for the dots; of {pictures[0].paths.shape[1]} circles a row these lie outside it: {each}."
 
 
 def _markdown(outcome: Outcome, claims: Sequence[Finding], images: Mapping[str, str]) -> str:
@@ -259,7 +294,8 @@ def _markdown(outcome: Outcome, claims: Sequence[Finding], images: Mapping[str, 
         "κ(J) is the mean over training points after the last epoch; a few points where det J is near zero carry it. "
         f"The medians are {medians}. Solving the trained models at a tolerance of {tight:g} takes an NFE of {tights}.",
         "## What it shows",
-        "\n".join(f"- **{'Yes' if c.holds else 'No'}.** {c.claim}: {c.evidence}." for c in claims),
+        "\n".join(f"- **{VERDICTS[c.verdict]}.** {c.claim}: {c.evidence}." for c in claims),
+        f"*{RULE}.*",
         _disagreement(claims),
         "## What the poster leaves unsaid and we chose",
         "\n".join(f"- {name}: {choice}" for name, choice in choices.items()),
@@ -280,7 +316,10 @@ def _markdown(outcome: Outcome, claims: Sequence[Finding], images: Mapping[str, 
 
 
 def _disagreement(claims: Sequence[Finding]) -> str:
-    failed = [claim.claim for claim in claims if not claim.holds]
-    if not failed:
-        return ""
-    return "These runs do not bear out: " + "; ".join(failed) + ". The numbers above are the evidence."
+    failed, open_claims = ([claim.claim for claim in claims if claim.verdict == verdict] for verdict in (NO, UNDECIDED))
+    text = []
+    if failed:
+        text.append("These runs do not bear out: " + "; ".join(failed) + ". The numbers above are the evidence.")
+    if open_claims:
+        text.append("These seeds do not decide: " + "; ".join(open_claims) + ". More of them might (`--seeds`).")
+    return "\n\n".join(text)

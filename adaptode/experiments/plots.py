@@ -191,3 +191,14 @@ def history_curves(histories: Mapping[str, Mapping[str, NDArray]], column: str, 
         ax.plot(history["step"], history[column], color=color, lw=1.5, label=label)
     ax.set(xlabel="training step", ylabel=ylabel)
     return ax
+
+
+def log_if_wide(ax: Axes) -> None:
+    """A logarithmic y axis, labelled in plain numbers, where the data span a decade; less than that has hardly a tick on it."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    values = np.concatenate([line.get_ydata() for line in ax.lines])
+    if np.min(values) > 0 and np.max(values) >= 10 * np.min(values):
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,44 @@ def open_folder(out: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}; choose another folder with --out") from error
     return folder
+
+
+class RunFolder:
+    """The folder of a run: what has finished is on disk at once, and a run that fails before that leaves nothing behind.
+
+    `add(training)` writes `partial.json`, which holds every training so far, parameters and all, until the run ends well and `result.json` takes its place.
+    """
+
+    def __init__(self, out: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
+        self._made = [path for path in (Path(out), *Path(out).parents) if not path.exists()]
+        self.path = open_folder(out)
+        self._config, self._trainings = config, []
+
+    def add(self, training: Mapping[str, Any]) -> None:
+        self._trainings.append(dict(training))
+        content = {"config": self._config, "versions": versions(), "trainings": self._trainings}
+        try:
+            write_text(self._partial, json.dumps(_plain(content), allow_nan=False) + "\n")
+        except OSError as error:  # hours of work do not end because of a copy
+            print(f"cannot write {self._partial}: {error.strerror or error}", file=sys.stderr)
+
+    @property
+    def _partial(self) -> Path:
+        return self.path / "partial.json"
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._partial.unlink(missing_ok=True)
+        elif self._trainings:
+            count = len(self._trainings)
+            print(f"{count} finished training{'s' * (count > 1)} kept in {self._partial}", file=sys.stderr)
+        else:
+            for path in self._made:
+                with suppress(OSError):  # not empty: not ours alone
+                    path.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..activations import CODES, SMOOTH, activation_code
+from ..checked import check_rng
 from ..errors import InputError, MissingDerivativeError
 from . import mlp_kernels as kernels
 from .protocol import Array, Bound, Field
@@ -96,7 +97,7 @@ class MLP(Field):
         """
         if scheme != "zeros" and scheme not in _GAINS:
             raise InputError(f"unknown initialisation {scheme!r}; known: {', '.join([*_GAINS, 'zeros'])}")
-        rng = np.random.default_rng(rng)
+        rng = check_rng(rng)
         theta = np.zeros(self.n_params, dtype)
         views = self.views(theta)
         for name, W in views.items():

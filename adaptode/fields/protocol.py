@@ -44,6 +44,9 @@ class Field:
     n_params: int
     name: str = "field"
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
     def bind(self, theta: Array, batch: int, dtype: Any) -> Bound:
         """The field's functions for one batch size; buffers inside belong to this one use."""
         raise NotImplementedError
@@ -87,7 +90,7 @@ class Field:
         return name == "vjp" or getattr(type(self), name) is not getattr(Field, name)
 
     def _missing(self, what: str) -> MissingDerivativeError:
-        return MissingDerivativeError(f"{self.name} has no `{what}`; give it one, or use a field that has (adaptode.MLP has all)")
+        return MissingDerivativeError(f"{self!r} has no `{what}`; give it one ({what}=...), or use a field that has (adaptode.MLP has all)")
 
     def _bound(self, y: Array, theta: Array) -> tuple[Array, Bound]:
         y, theta = self.check(y, theta)

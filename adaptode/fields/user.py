@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ class PythonField(Field):
     jacobian     (t, y, theta) -> (B, n, n); bilinear_vjp (t, y, theta, u, w) -> (y_bar, theta_bar); needed by Jacobian penalties
 
     The functions get read-only views, and what they return is copied. An exception raised in one passes through unchanged.
-    FieldError when one returns something of another shape.
+    InputError when one does not take these arguments; FieldError when one returns something of another shape, or writes into its arguments.
     """
 
     def __init__(
@@ -43,8 +44,11 @@ class PythonField(Field):
         if not callable(value):
             raise InputError(f"PythonField needs a function value(t, y, theta) -> (B, n); got {value!r}")
         self.n, self.n_params = int(n), int(n_params)
-        self.name = name or getattr(value, "__name__", "field")
+        self.name = name or _name(value)
         self._functions = {"value": value, "vjp": vjp, "jvp": jvp, "jacobian": jacobian, "bilinear_vjp": bilinear_vjp}
+        for which, function in self._functions.items():
+            if function is not None:
+                _check_signature(which, function)
 
     def __repr__(self) -> str:
         return f"PythonField({self.name}, n={self.n}, n_params={self.n_params})"
@@ -96,7 +100,14 @@ class PythonField(Field):
         function = self._functions[which]
         if function is None:
             raise self._missing(which)
-        answer = function(*arguments)
+        try:
+            answer = function(*arguments)
+        except ValueError as error:
+            if "read-only" not in str(error):
+                raise
+            raise FieldError(
+                f"`{which}` of {self.name} writes into its arguments, which belong to the solver ({error}); work on a copy: y = y.copy(), or y * 2 for y *= 2"
+            ) from error
         parts = (answer,) if len(shapes) == 1 else answer
         try:
             arrays = tuple(np.asarray(part) for part in parts)
@@ -106,7 +117,7 @@ class PythonField(Field):
             arrays = ()
         if tuple(a.shape for a in arrays) != shapes:
             got = type(answer).__name__ if not arrays else ", ".join(str(a.shape) for a in arrays)
-            raise FieldError(f"`{which}` of field {self.name} must return shape {', '.join(map(str, shapes))}; got {got}")
+            raise FieldError(f"`{which}` of {self.name} must return shape {', '.join(map(str, shapes))}; got {got}")
         return arrays
 
 
@@ -137,7 +148,7 @@ class CompiledField(Field):
             if function is not None and not is_compiled(function) and not JIT_DISABLED:
                 raise InputError(f"CompiledField needs a {role} made by numba.njit; for a plain Python function use PythonField")
         self.n, self.n_params = int(n), int(n_params)
-        self.name = name or getattr(value, "__name__", "field")
+        self.name = name or _name(getattr(value, "py_func", value))
         self._value, self._vjp = value, vjp
         self._sockets: dict[np.dtype, tuple[Any, Any]] = {}
 
@@ -167,6 +178,34 @@ class CompiledField(Field):
 
     def _no_vjp(self, *arguments: Any) -> None:
         raise self._missing("vjp")
+
+
+_ARGUMENTS = {"value": "t, y, theta", "vjp": "t, y, theta, w", "jvp": "t, y, theta, y_dot", "jacobian": "t, y, theta", "bilinear_vjp": "t, y, theta, u, w"}
+
+_UNNAMED = "the field"
+
+
+def _name(function: Any) -> str:
+    """What messages call a field: its function's name, unless that says nothing."""
+    name = getattr(function, "__qualname__", type(function).__qualname__).rpartition("<locals>.")[2]
+    return _UNNAMED if name in ("value", "<lambda>") else name
+
+
+def _check_signature(which: str, function: Callable[..., Any]) -> None:
+    """InputError unless `function` can be called as f(t, y, theta, ...): SciPy's functions, for one, are f(t, y)."""
+    arguments = _ARGUMENTS[which]
+    if not callable(function):
+        raise InputError(f"PythonField: {which} must be a function {which}({arguments}); got {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some compiled functions have none to look at
+        return
+    try:
+        signature.bind(*arguments.split(", "))
+    except TypeError:
+        name = "the function given" if (name := _name(function)) == _UNNAMED else name
+        hint = "; a field without parameters takes theta too, and ignores it" if which == "value" else ""
+        raise InputError(f"PythonField calls {which}({arguments}), but {name} takes {signature}{hint}") from None
 
 
 def _check_counts(n: int, n_params: int) -> None:

@@ -112,7 +112,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
             rng = _rng(self.random_state)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise InputError(f"y has one class only, {classes[0]!r}; a classifier needs at least two")
+            raise InputError(f"y has one class only, {classes.tolist()[0]!r}; a classifier needs at least two")
         objective = self._objective(X.shape[1], len(classes))
         with _blas_for(objective, self.batch_size or len(X)):
             result = fit(
@@ -160,12 +160,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
             return self.objective_.solve(self.params_, X).nfev
 
     def _objective(self, n: int, n_classes: int) -> Objective:
-        try:
-            hidden, penalties = tuple(self.hidden), tuple(self.penalties)
-        except TypeError:
-            raise InputError(
-                f"hidden and penalties must be sequences, not {self.hidden!r} and {self.penalties!r}"
-            ) from None
+        hidden = _widths(self.hidden)
         if not (isinstance(self.t1, Real) and math.isfinite(self.t1) and self.t1 > 0):
             raise InputError(f"t1 must be a finite time after 0, not {self.t1!r}")
         if self.dtype not in ("float64", "float32"):
@@ -180,7 +175,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
             controller=self.controller,
             rtol=self.rtol,
             atol=self.atol,
-            penalties=penalties,
+            penalties=self.penalties,
             dtype=self.dtype,
         )
 
@@ -189,6 +184,16 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
         with _input_errors():
             X = validate_data(self, X, dtype=np.float64, reset=False)
         return _cast(X, self.objective_.dtype)
+
+
+def _widths(hidden: Any) -> tuple[int, ...]:
+    """`hidden` as a tuple of widths."""
+    if isinstance(hidden, Integral) and not isinstance(hidden, bool):
+        raise InputError(f"hidden must be a sequence of widths; for a single layer write hidden=({hidden},)")
+    widths = tuple(hidden) if isinstance(hidden, (Sequence, np.ndarray)) and not isinstance(hidden, str) else None
+    if widths is None or not all(isinstance(width, Integral) and not isinstance(width, bool) and width > 0 for width in widths):
+        raise InputError(f"hidden must be a sequence of positive whole numbers such as (64, 64), the widths of the layers; got {hidden!r}")
+    return tuple(int(width) for width in widths)
 
 
 def _blas_for(objective: Objective, batch: int) -> AbstractContextManager[Any]:

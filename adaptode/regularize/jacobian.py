@@ -62,7 +62,10 @@ class JacobianNorm(_JacobianPenalty):
     second derivatives (relu, or a user's field without `jacobian` and `bilinear_vjp`).
     """
 
-    def __init__(self, kind: str, weight: float | Schedule) -> None:
+    def __init__(self, kind: str, weight: float | Schedule | None = None) -> None:
+        if weight is None or not isinstance(kind, str):
+            given = repr(kind) if weight is None else f"{kind!r}, {weight!r}"
+            raise InputError(f'JacobianNorm takes the kind of norm, then its weight, as in JacobianNorm("frobenius", 0.1); got JacobianNorm({given})')
         super().__init__(weight)
         self.kind = one_of("kind", kind, ("frobenius", "spectral"))
         self.name = kind

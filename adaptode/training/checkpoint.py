@@ -8,6 +8,7 @@ disk leaves the earlier ones as they were; the last two are kept. Nothing is eve
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -68,10 +69,9 @@ def save_run(directory: str | os.PathLike, result: FitResult, *, seed: int, conf
         _sync_folder(directory)
         _tidy(directory, newest=path)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write the checkpoint {path}: {error}; earlier checkpoints are intact. "
-            "Free some space, or give another folder"
-        ) from error
+        earlier = "; the earlier checkpoints there are intact" if _has_checkpoints(directory) else ""
+        advice = "Free some space, or give" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Give"
+        raise CheckpointError(f"cannot write the checkpoint {path}: {error.strerror or error}{earlier}. {advice} another folder") from error
     return path
 
 
@@ -113,6 +113,13 @@ def list_checkpoints(directory: str | os.PathLike) -> list[Path]:
     if not directory.is_dir():
         return []
     return sorted((path for path in directory.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _has_checkpoints(directory: Path) -> bool:
+    try:
+        return bool(list_checkpoints(directory))
+    except OSError:
+        return False
 
 
 def check_config(saved: Mapping[str, Any], current: Mapping[str, Any], where: str | os.PathLike) -> None:

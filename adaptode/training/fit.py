@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError, InputError, NonFiniteLossError
+from ..errors import CheckpointError, InputError, NonFiniteLossError, SolveError
 from ..progress import Progress
 from .batches import Batches, check_count, check_data, stream
 from .checkpoint import check_config, check_versions, list_checkpoints, load_run, save_run
@@ -170,7 +170,11 @@ class _Training:
         params, optimizer_state, step = self.current
         epoch, X, y = self.batches.at(step, self.seed)
         rng = stream(self.seed, "objective", step)
-        evaluation = self.objective.value_and_grad(params, X, y, rng=rng, step=step)
+        try:
+            evaluation = self.objective.value_and_grad(params, X, y, rng=rng, step=step)
+        except SolveError as error:
+            error.args = (self._unsolved(error),)
+            raise
         if evaluation.grad.shape != params.shape:
             raise InputError(f"the objective's gradient must be {params.shape}, not {evaluation.grad.shape}")
         grad_norm = _norm(evaluation.grad)
@@ -246,6 +250,18 @@ class _Training:
             "optimizer": self.optimizer.to_dict(),
             "batches": self.batches.config(),
         }
+
+    def _unsolved(self, error: SolveError) -> str:
+        """The solve's own advice is for a field that is given; here it has been learned."""
+        step = self.current.step
+        if step == 0:
+            advice = "with the parameters it started from. Scale the data, start from smaller parameters, or loosen rtol and atol"
+        else:
+            advice = (
+                "after updates that made the field too steep. Lower the learning rate "
+                f"({self.optimizer.learning_rate(step - 1):.4g} in the step before), or scale the data"
+            )
+        return f"training step {step}: the solve of its batch failed, {advice}. The solve itself says: {error}"
 
     def _not_finite(self, what: str, evaluation: Evaluation, grad_norm: float, rate: float) -> NonFiniteLossError:
         step = self.current.step

@@ -8,6 +8,7 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..checked import check_rng
 from ..errors import InputError
 
 
@@ -38,7 +39,7 @@ class LinearHead:
         """W uniform in ±sqrt(6 / (n_in + n_out)), b zero.          [GB10, (16)]"""
         limit = np.sqrt(6.0 / (self.n_in + self.n_out))
         phi = np.zeros(self.n_params, dtype)
-        phi[: self.n_in * self.n_out] = np.random.default_rng(rng).uniform(-limit, limit, self.n_in * self.n_out)
+        phi[: self.n_in * self.n_out] = check_rng(rng).uniform(-limit, limit, self.n_in * self.n_out)
         return phi
 
     def value(self, phi: np.ndarray, x: np.ndarray) -> np.ndarray:

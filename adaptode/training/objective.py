@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..adjoint import discrete
-from ..checked import check_span, check_tolerances
+from ..checked import check_rng, check_span, check_tolerances
 from ..control import Controller, get_controller
 from ..errors import InputError
 from ..fields.protocol import Array, Field
 from ..regularize.base import Penalty
 from ..solution import Run
 from ..solver import solve
-from ..tableau import Tableau, get_tableau
+from ..tableau import METHODS, Tableau, get_tableau
 from .heads import LinearHead
 from .losses import LOSSES
 
@@ -78,10 +78,17 @@ class Objective:
         if dtype not in ("float64", "float32", np.float64, np.float32):
             raise InputError(f"dtype must be float64 or float32; got {dtype!r}")
         field.require("vjp")
+        if isinstance(penalties, Penalty):
+            raise InputError(f"penalties must be a list; for a single one write penalties=[{type(penalties).__name__}(...)]")
+        if isinstance(penalties, str) or not isinstance(penalties, Iterable):
+            raise InputError(f"penalties must be a list such as [adaptode.LocalError(0.1)]; got {penalties!r}")
         self.field, self.loss, self.head, self.penalties = field, loss, head, tuple(penalties)
         self.tspan, self.dtype = check_span(tspan), np.dtype(dtype)
         check_tolerances(rtol, atol, field.n, 1, self.dtype)
         self.method, self.controller = get_tableau(method), get_controller(controller)
+        if not self.method.adaptive:
+            adaptive = ", ".join(name for name, tableau in METHODS.items() if tableau.adaptive)
+            raise InputError(f"{self.method.name} has no error estimate to choose its steps by; training needs an adaptive method: {adaptive}")
         for penalty in self.penalties:
             if not isinstance(penalty, Penalty):
                 raise InputError(f"penalties must be made like adaptode.LocalError(0.1); got {penalty!r}")
@@ -101,7 +108,7 @@ class Objective:
 
     def init(self, rng: np.random.Generator | int | None = None) -> Array:
         """Initial parameters (P,): the field's own initialisation, then the head's."""
-        rng = np.random.default_rng(rng)
+        rng = check_rng(rng)
         init = getattr(self.field, "init", None)
         if init is None:
             raise InputError(f"{self.field!r} cannot initialise its parameters; give starting parameters to fit as params=")
@@ -155,14 +162,18 @@ class Objective:
             jumps += pulled.jumps
             forward += term.evaluations
             backward += pulled.evaluations
-        gradient = discrete(run, y_bar, jumps=jumps)
-        theta_bar += gradient.theta
+        if all(np.isfinite(bar).all() for bar in (y_bar, *(bar for _, bar in jumps))):
+            gradient = discrete(run, y_bar, jumps=jumps)
+            theta_bar += gradient.theta
+            backward += gradient.evaluations
+        else:  # an overflow in the head or the loss, not a wrong argument
+            theta_bar[:] = np.nan
         return Evaluation(
             loss=sum(parts.values()),
             grad=np.concatenate([theta_bar, phi_bar]),
             parts=parts,
             nfe_forward=forward,
-            nfe_backward=backward + gradient.evaluations,
+            nfe_backward=backward,
             error=float(run.accepted("error").max(initial=0.0)),
         )
 
