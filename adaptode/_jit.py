@@ -21,7 +21,7 @@ from numba.extending import intrinsic, overload
 
 # Contraction keeps NaN, inf and the order of sums; nnan, ninf and reassoc would not, and the accept test depends on them.
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
-_DUALS: set[Any] = set()
+_DUALS: dict[Any, bool] = {}
 _UNCACHED: list[str] = []
 
 JIT_DISABLED: bool = bool(numba.config.DISABLE_JIT)
@@ -77,9 +77,14 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(function, forceinline=True, **_OPTIONS)
 
 
-def dual(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a template: a function that calls a field through global names, to be bound to one by `specialize`."""
-    _DUALS.add(function)
+def dual(function: Callable[..., Any] | None = None, *, apart: bool = False) -> Any:
+    """Mark a template: a function that calls a field through global names, to be bound to one by `specialize`.
+
+    apart: rarely called, it stays a function of its own where it is compiled, which is quicker to compile.
+    """
+    if function is None:
+        return partial(dual, apart=apart)
+    _DUALS[function] = apart
     return function
 
 
@@ -98,7 +103,7 @@ def _specialize(function: Callable[..., Any], compiled: bool, field: dict[str, A
     for name in function.__code__.co_names:
         value = scope.get(name)
         if isinstance(value, types.FunctionType) and value in _DUALS:
-            scope[name] = _specialize(value, compiled, field, inline)
+            scope[name] = _specialize(value, compiled, field, partial(numba.njit, **_OPTIONS) if _DUALS[value] else inline)
     copy = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
     copy.__qualname__, copy.__module__ = function.__qualname__, function.__module__
     return finish(copy) if compiled and not JIT_DISABLED else copy

@@ -139,3 +139,32 @@ def check_ivp_steps(first_step: Any, max_step: Any, length: float) -> None:
             raise InputError(f"`{name}` must be positive. Got {value!r}")
     if first_step is not None and not (first_step <= length and first_step < np.inf):
         raise InputError(f"`first_step` exceeds bounds. Got {first_step!r} in a span of length {length:g}")
+
+
+def check_unpackable(args: Any) -> tuple[Any, ...]:
+    """`args` as a tuple; TypeError in SciPy's words when it cannot be one."""
+    if args is None:
+        return ()
+    try:
+        return tuple(args)
+    except TypeError as error:
+        raise TypeError(f"Supplied 'args' cannot be unpacked. Please supply `args` as a tuple (e.g. `args=({args},)`)") from error
+
+
+def check_initial(y0: Any) -> np.ndarray:
+    """y0 as a contiguous float64 or complex128 array (n,), finite."""
+    try:
+        y = np.asarray(y0)
+        if y.dtype.kind in "OSU":
+            y = y.astype(complex if any(isinstance(x, complex) for x in y.flat) else float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"`y0` must be an array of numbers: {error}") from None
+    if y.ndim != 1:
+        raise InputError(f"`y0` must be 1-dimensional; got shape {y.shape}")
+    if not (np.issubdtype(y.dtype, np.number) or y.dtype == bool):
+        raise InputError(f"`y0` must be an array of numbers; got dtype {y.dtype}")
+    y = np.ascontiguousarray(y, dtype=complex if np.iscomplexobj(y) else float)
+    bad = np.flatnonzero(~np.isfinite(y))
+    if bad.size:
+        raise InputError(f"All components of the initial state `y0` must be finite; y0[{bad[0]}] is {y[bad[0]]}")
+    return y

@@ -48,7 +48,8 @@ def dense_weights(tab, theta):
 def dense_state(tab, theta, h, y0, y1, K, out):
     """The state at the fraction θ of a step from y0 to y1; exactly y1 at θ = 1 and y0 at 0. K has all S stages unless θ = 1."""
     if theta == 1.0:
-        out[:] = y1
+        for e in range(y1.size):
+            out[e] = y1[e]
     else:
         combine(y0, h, dense_weights(tab, theta), 0, K, tab.c.size, out, 0)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checked import check_ivp_steps, check_ivp_tolerances
+from .checked import check_initial, check_ivp_steps, check_ivp_tolerances, check_unpackable
 from .control import Controller, get_controller
 from .dense import DenseSolution
 from .errors import InputError
@@ -21,24 +21,13 @@ from .fields.rhs import bind_rhs, compiled_rhs
 from .loop import Chunk, Integration, specialized
 from .progress import Progress
 from .result import IVPResult, failure_message, warn_if_stiff
-from .solution import Status
+from .solution import Status, StepInfo
 from .tableau import Tableau, get_tableau
 
 _STIFF_ONLY = ("radau", "bdf", "lsoda")
 _KEEP = ("stages", "errors")
 _SUCCESS = "The solver successfully reached the end of the integration interval."
 _EVENT = "A termination event occurred."
-
-
-class StepInfo(NamedTuple):
-    """What a callback is told after each accepted step."""
-
-    t: float
-    y: Array
-    h: float
-    error: float
-    stiffness: float
-    nfev: int
 
 
 def solve_ivp(
@@ -89,8 +78,8 @@ def solve_ivp(
     began = time.perf_counter()
     tab, control = _method(method), get_controller(controller)
     t0, tf = _span(t_span)
-    arguments = _arguments(args)
-    state = _initial(y0)
+    arguments = check_unpackable(args)
+    state = check_initial(y0)
     check_ivp_steps(first_step, max_step, abs(tf - t0))
     if not (isinstance(max_steps, (int, np.integer)) and max_steps > 0):
         raise InputError(f"max_steps must be a positive integer; got {max_steps!r}")
@@ -257,33 +246,6 @@ def _span(t_span: Any) -> tuple[float, float]:
     if not (math.isfinite(t0) and math.isfinite(tf) and math.isfinite(tf - t0)):
         raise InputError(f"`t_span` must be finite, and its length too; got ({t0}, {tf})")
     return t0, tf
-
-
-def _arguments(args: Any) -> tuple[Any, ...]:
-    if args is None:
-        return ()
-    try:
-        return tuple(args)
-    except TypeError as error:
-        raise TypeError(f"Supplied 'args' cannot be unpacked. Please supply `args` as a tuple (e.g. `args=({args},)`)") from error
-
-
-def _initial(y0: Any) -> Array:
-    try:
-        y = np.asarray(y0)
-        if y.dtype.kind in "OSU":
-            y = y.astype(complex if any(isinstance(x, complex) for x in y.flat) else float)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"`y0` must be an array of numbers: {error}") from None
-    if y.ndim != 1:
-        raise InputError(f"`y0` must be 1-dimensional; got shape {y.shape}")
-    if not (np.issubdtype(y.dtype, np.number) or y.dtype == bool):
-        raise InputError(f"`y0` must be an array of numbers; got dtype {y.dtype}")
-    y = np.ascontiguousarray(y, dtype=complex if np.iscomplexobj(y) else float)
-    bad = np.flatnonzero(~np.isfinite(y))
-    if bad.size:
-        raise InputError(f"All components of the initial state `y0` must be finite; y0[{bad[0]}] is {y[bad[0]]}")
-    return y
 
 
 def _output_times(t_eval: Any, t0: float, tf: float) -> Array | None:

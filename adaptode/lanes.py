@@ -9,21 +9,17 @@ multiple of every vector length times the number of vectors that LLVM works on a
 from __future__ import annotations
 
 import math
-import warnings
 import weakref
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numba.core import cgutils, types
-from numba.core.errors import NumbaError, NumbaPerformanceWarning
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array, populate_array
 
 from ._jit import JIT_DISABLED, dual, inline, specialize
 from .control import SMALLEST, accepts, compiled_first_guess, compiled_first_size, next_factor, next_time
 from .dense import dense_state
-from .errors import FieldError
 from .norms import scaled_rms, scaled_rms_lanes
 from .solution import Status
 from .step import combine_lanes

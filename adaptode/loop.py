@@ -6,6 +6,7 @@ It works in chunks, so that Ctrl-C is seen, memory grows as needed and nothing i
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from typing import Any, NamedTuple
@@ -78,6 +79,25 @@ def _borrowed(s):
     return Store(borrow(a), borrow(b), borrow(c), borrow(d), borrow(e), borrow(f), borrow(g), borrow(h), borrow(i))
 
 
+@dual(apart=True)
+def look_inside(theta, tab, span, state, store, t, t1):
+    """Outputs within an accepted step, and its stages where they are kept: with those of the continuous extension, if any of the two needs them."""
+    y, Y, K, count, saveat = state.y, state.Y, state.K, state.count, span.saveat
+    s, total, width, h = tab.b.size, tab.c.size, store.stages.shape[1], t1 - t
+    due = count[SAVED] < saveat.size and span.direction * (saveat[count[SAVED]] - t1) < 0.0
+    if total > s and (due or (store.stages.shape[0] > 0 and width > s)):
+        stages(theta, tab, t, h, y, s, total, Y, K)
+        count[NFEV] += total - s
+    while count[SAVED] < saveat.size and span.direction * (saveat[count[SAVED]] - t1) <= 0.0:
+        dense_state(tab, (saveat[count[SAVED]] - t) / h, h, y, state.y1, K, store.out[count[SAVED]])
+        count[SAVED] += 1
+    if store.stages.shape[0] > 0:
+        kept = count[KEPT]
+        for i in range(width):
+            for e in range(y.size):
+                store.stages[kept, i, e] = K[i, e]
+
+
 @dual
 def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     """At most `budget` attempts. state.count tells how many were logged (ROWS) and accepted (KEPT), and whether to go on (STATUS)."""
@@ -85,7 +105,7 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     clock, count = borrow(state.clock), borrow(state.count)
     atol, rtol, saveat = borrow(atol), borrow(rtol), borrow(span.saveat)
     tab, store = borrowed(tab), _borrowed(store)
-    n, s, total = y.size, tab.b.size, tab.c.size
+    n, s = y.size, tab.b.size
     count[ROWS] = count[KEPT] = 0
     while count[ROWS] < budget and count[STATUS] == _RUNNING:
         t = float(clock[T])  # of Python's kind where interpreted: faster, and deaf to np.seterr
@@ -110,9 +130,11 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
         accepted = accepts(rule, q)
         count[ATTEMPTS] += 1
         row = count[ROWS]
-        store.t[row], store.h[row], store.error[row], store.stiffness[row], store.accepted[row] = t, h, q, stiffness, accepted
+        if store.t.shape[0] > 0:
+            store.t[row], store.h[row], store.error[row], store.stiffness[row], store.accepted[row] = t, h, q, stiffness, accepted
         if store.errors.shape[0] > 0:
-            store.errors[row] = err
+            for e in range(err.size):
+                store.errors[row, e] = err[e]
         count[ROWS] = row + 1
 
         if tab.adaptive:
@@ -123,19 +145,9 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
         if not accepted:
             continue
 
-        if total > s:  # the continuous extension's own stages, where somebody looks between the ends
-            wanted = store.stages.shape[1] > s
-            if count[SAVED] < saveat.size:
-                wanted = wanted or span.direction * (saveat[count[SAVED]] - t1) < 0.0
-            if wanted:
-                stages(theta, tab, t, h, y, s, total, Y, K)
-                count[NFEV] += total - s
-        while count[SAVED] < saveat.size and span.direction * (saveat[count[SAVED]] - t1) <= 0.0:
-            dense_state(tab, (saveat[count[SAVED]] - t) / h, h, y, y1, K, store.out[count[SAVED]])
-            count[SAVED] += 1
         kept = count[KEPT]
-        if store.stages.shape[0] > 0:
-            store.stages[kept] = K[: store.stages.shape[1]]
+        if store.stages.shape[0] > 0 or (count[SAVED] < saveat.size and span.direction * (saveat[count[SAVED]] - t1) <= 0.0):
+            look_inside(theta, tab, span, state, store, t, t1)
         if store.states.shape[0] > 0:
             for e in range(n):
                 store.states[kept, e] = y[e]
@@ -237,8 +249,10 @@ class Integration:
     def status(self) -> Status:
         """Why it ended; a step that shrank away because nothing was finite any more is NONFINITE."""
         status = Status(int(self.state.count[STATUS]))
-        if status is Status.STEP_TOO_SMALL and not np.isfinite(self.chunks[-1].log.error[-1] if len(self.chunks[-1].log) else 0.0):
-            return Status.NONFINITE
+        if status is Status.STEP_TOO_SMALL and self.chunks:
+            log = next((chunk.log for chunk in reversed(self.chunks) if len(chunk.log)), None)
+            if log is not None and not np.isfinite(log.error[-1]):
+                return Status.NONFINITE
         return status
 
     @property
@@ -249,6 +263,20 @@ class Integration:
     @property
     def nfev(self) -> int:
         return int(self.state.count[NFEV])
+
+    @nfev.setter
+    def nfev(self, value: int) -> None:
+        self.state.count[NFEV] = value
+
+    def remember(self, log: StepLog) -> None:
+        """Take a log that was kept elsewhere for the chunks that were not."""
+        self.chunks = [Chunk(log, np.empty(0), np.empty(0), np.empty(0))]
+
+    def copy(self) -> Integration:
+        """An independent one at the same place; a Python right-hand side is shared."""
+        twin = copy.copy(self)
+        twin.state, twin.out, twin.chunks = State(*(array.copy() for array in self.state)), self.out.copy(), list(self.chunks)
+        return twin
 
     @property
     def saved(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from .errors import InputError
 from .fields.protocol import Array
 from .solution import Status, StepLog, explain
+from .tableau import get_tableau
 
 if TYPE_CHECKING:
     from .loop import Integration
@@ -101,9 +102,9 @@ class IVPResult(dict):
         kind  "solution" every component over t; "steps" step sizes, rejected attempts marked; "error" the scaled error of each attempt;
               "stability" the method's stability region with h·λ of the steps, λ the stiffness estimate
         """
-        from . import plotting
+        from .plotting import plot_result
 
-        return plotting.plot_result(self, kind, ax, **style)
+        return plot_result(self, get_tableau(self.stats["method"]) if "_method" not in vars(self) else vars(self)["_method"], kind, ax, **style)
 
     def __str__(self) -> str:
         return summary(self)

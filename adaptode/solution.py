@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,17 @@ class Status(IntEnum):
     MAX_STEPS = -2
     NONFINITE = -3
     RUNNING = 100
+
+
+class StepInfo(NamedTuple):
+    """What is told of one accepted step: where it ended, t and y (n,); its length, scaled error and stiffness estimate; evaluations so far."""
+
+    t: float
+    y: Array
+    h: float
+    error: float
+    stiffness: float
+    nfev: int
 
 
 @dataclass(frozen=True)

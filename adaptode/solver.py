@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from .checked import check_finite, check_saveat, check_scale, check_span, check_steps, check_tolerances
 from .control import Controller, get_controller
 from .errors import InputError
-from .fields.protocol import Array, Field
+from .fields.protocol import Field
 from .independent import RunBatch, solve_rows
 from .loop import SAVED, Integration
 from .solution import Run, explain

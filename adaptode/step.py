@@ -62,10 +62,9 @@ def _combine_blocks(y0, h, W, i, K, m, out, r, base):
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
         o = row[start:stop]
-        if base:
-            o[:] = y0[start:stop]
-        else:
-            o[:] = 0.0
+        b = y0[start:stop]
+        for e in range(stop - start):
+            o[e] = b[e] if base else o.dtype.type(0.0)
         for j in range(m):
             w = _at(W, i, j)
             if w != 0.0:

@@ -14,6 +14,7 @@ import scipy.stats
 from joblib.externals.loky import get_reusable_executor
 
 from adaptode.errors import InputError
+from adaptode import plotting
 from adaptode.experiments import jobs, mnist, mnist_report, moons, moons_report, plots, report, verdict
 from adaptode.solution import StepLog
 
@@ -22,7 +23,7 @@ ROWS = ("none", "frobenius", "spectral", "condition", "local-unbiased", "local-b
 
 @pytest.fixture(autouse=True)
 def small_figures(monkeypatch):
-    monkeypatch.setitem(plots._STYLE, "savefig.dpi", 50)
+    monkeypatch.setitem(plotting._STYLE, "savefig.dpi", 50)
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

@@ -6,17 +6,18 @@ A row has the same colour and marker in every figure: Okabe and Ito's palette, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..plotting import axes as _axes
+from ..plotting import figure, save, step_sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+__all__ = ["figure", "save", "step_sizes"]
 
 ROW_STYLE: dict[str, tuple[str, str, str]] = {  # name -> label, colour, marker
     "none": ("none", "#4d4d4d", "o"),
@@ -27,50 +28,6 @@ ROW_STYLE: dict[str, tuple[str, str, str]] = {  # name -> label, colour, marker
     "local-biased": ("local error, biased", "#cc79a7", "P"),
 }
 CLASS_COLORS = ("#0072b2", "#d55e00")
-REJECTED = "#d55e00"
-
-_STYLE = {
-    "figure.dpi": 100,
-    "savefig.dpi": 150,
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#808080",
-    "figure.constrained_layout.use": True,
-}
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise InputError("figures need matplotlib: pip install 'adaptode[plot]'") from error
-    return plt
-
-
-def figure(n_rows: int = 1, n_columns: int = 1, size: tuple[float, float] = (6.4, 4.0), **options: Any) -> tuple[Figure, Any]:
-    """A figure in the house's style and its Axes: one, or an array of them."""
-    plt = _pyplot()
-    with plt.rc_context(_STYLE):
-        return plt.subplots(n_rows, n_columns, figsize=size, **options)
-
-
-def save(fig: Figure, path: Path) -> str:
-    """Write a PNG and close the figure; its file name."""
-    plt = _pyplot()
-    with plt.rc_context(_STYLE):
-        fig.savefig(path)
-    plt.close(fig)
-    return path.name
-
-
-def _axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
-    return figure(size=size)[1] if ax is None else ax
 
 
 def flow(
@@ -99,36 +56,6 @@ def flow(
         ax.scatter(own[-1, :, 0], own[-1, :, 1], s=16, facecolor="white", edgecolor=color, linewidths=0.9, zorder=3)
     ax.set(xlim=(grid[0][0], grid[0][-1]), ylim=(grid[1][0], grid[1][-1]), title=title)
     ax.grid(False)
-    return ax
-
-
-def step_sizes(
-    t: NDArray,
-    h: NDArray,
-    accepted: NDArray,
-    *,
-    t1: float | None = None,
-    ax: Axes | None = None,
-    color: str = "#4d4d4d",
-    title: str = "",
-) -> Axes:
-    """Every attempt of a solve as a bar from t to t + h, h high; rejected attempts as dashed outlines with a cross.
-
-    t, h, accepted : (k,) one row an attempt, as in `run.steps`
-    t1             : the end of the span, where bars are cut off; a controller may step past it
-    """
-    ax = _axes(ax)
-    rejected = ~np.asarray(accepted, bool)
-    width = h if t1 is None else np.minimum(h, t1 - t)
-    look = {"color": color, "alpha": 0.6, "edgecolor": "white", "linewidth": 1.2}
-    ax.bar(t[~rejected], h[~rejected], width[~rejected], align="edge", **look)
-    if rejected.any():
-        ax.bar(t[rejected], h[rejected], width[rejected], align="edge", fill=False, edgecolor=REJECTED, ls="--", lw=1.1)
-        middle, label = t[rejected] + width[rejected] / 2, f"rejected ({rejected.sum()})"
-        ax.plot(middle, h[rejected], "x", color=REJECTED, ms=8, mew=2, label=label, clip_on=False)
-        ax.legend(loc="upper left", frameon=False)
-    ax.set(xlabel="t", ylabel="step size h", title=title)
-    ax.grid(axis="x", visible=False)
     return ax
 
 

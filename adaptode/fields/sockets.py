@@ -69,7 +69,7 @@ class RaisedError(Exception):
 
 
 @intrinsic
-def _data(context, array):
+def address_of(context, array):
     """Where an array begins; `array.ctypes.data` would count references at every call."""
 
     def generate(context, builder, typed, values):
@@ -81,7 +81,7 @@ def _data(context, array):
 @inline
 def _row(array, row):
     """Where row `row` of an (m, N) array begins."""
-    return _data(array) + np.uintp(row * array.shape[1] * array.itemsize)
+    return address_of(array) + np.uintp(row * array.shape[1] * array.itemsize)
 
 
 @kernel(forceinline=True)
@@ -94,7 +94,7 @@ def socket_value(t, Y, r, pack, K, i):
 @kernel
 def socket_linearize(t, y, pack, out, kept):
     """`step.linearize`: nothing is kept, so with an empty out there is nothing to do."""
-    if out.size and _call_value(pack[0], (t, _data(y), pack[2], _data(out), np.intp(y.size), np.intp(pack[3]))) != 1:
+    if out.size and _call_value(pack[0], (t, address_of(y), pack[2], address_of(out), np.intp(y.size), np.intp(pack[3]))) != 1:
         raise RaisedError
 
 
@@ -102,7 +102,7 @@ def socket_linearize(t, y, pack, out, kept):
 def socket_pullback(t, y, pack, kept, w, y_bar, theta_bar):
     """`step.pullback`."""
     sizes = np.intp(y.size), np.intp(pack[3])
-    if _call_vjp(pack[1], (t, _data(y), pack[2], _data(w), _data(y_bar), _data(theta_bar), sizes[0], sizes[1])) != 1:
+    if _call_vjp(pack[1], (t, address_of(y), pack[2], address_of(w), address_of(y_bar), address_of(theta_bar), sizes[0], sizes[1])) != 1:
         raise RaisedError
 
 
@@ -194,7 +194,7 @@ def number_socket(function: Any) -> Any:
 @kernel
 def call_number(where, t, y, p, out):
     """out[0] = g(t, y, p) of the function behind a `number_socket`."""
-    if _call_value(where, (t, _data(y), _data(p), _data(out), np.intp(y.size), np.intp(p.size))) != 1:
+    if _call_value(where, (t, address_of(y), address_of(p), address_of(out), np.intp(y.size), np.intp(p.size))) != 1:
         raise RaisedError
 
 
