@@ -46,7 +46,7 @@ def clear_of_zero(run, network):
         return error, None
     i, j = run.method.stiffness_pair
     distances = np.array([[np.abs(x[j] - x[i]).max() for x in (s.Y, s.K)] for s in grid.steps])
-    return error, (distances > 1e-5).all(axis=1)
+    return error, (distances > (1e-3 if run.method.order == 8 else 1e-5)).all(axis=1)  # DOP853's sums cancel further
 
 
 def functional(run, network, theta, y0, outputs, q_bar, S_bar):
