@@ -46,7 +46,7 @@ def clear_of_zero(run, network):
         return error, None
     i, j = run.method.stiffness_pair
     distances = np.array([[np.abs(x[j] - x[i]).max() for x in (s.Y, s.K)] for s in grid.steps])
-    return error, (distances > 1e-5).all(axis=1)
+    return error, (distances > (1e-3 if run.method.order == 8 else 1e-5)).all(axis=1)  # DOP853's sums cancel further
 
 
 def functional(run, network, theta, y0, outputs, q_bar, S_bar):
@@ -116,13 +116,14 @@ def test_every_entry_of_the_gradient(method, span):
 
 @pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "Dopri5_Shampine", "BS32", "DOP853"])
 def test_one_steps_estimate_at_a_time(method):
-    run = solved(TANH, (0.0, 2.0), method, rtol=1e-5, atol=1e-6)
+    high = method == "DOP853"  # few steps, some with an error far below the tolerance
+    run = solved(TANH, (0.0, 2.0), method, rtol=1e-6 if high else 1e-5, atol=1e-7 if high else 1e-6)
     by_error, by_pair = clear_of_zero(run, TANH)
     m = by_error.size
-    assert by_error[1:-1].all() and by_error.sum() > 2
+    assert (high or by_error[1:-1].all()) and by_error.sum() > 2
     theta_dot, y_dot = draw_like(2, TANH.theta, TANH.y)
     p, y = TANH.theta + 1e-30j * theta_dot, TANH.y + 1e-30j * y_dot
-    for n in {0, 1, m - 2, m - 1}:
+    for n in {0, 1, 2, m - 2, m - 1}:
         one = np.eye(m)[n]
         for name, on in (("error_bar", by_error[n]), ("stiffness_bar", by_pair is not None and by_pair[n])):
             if not on:
@@ -272,8 +273,8 @@ def test_evaluations_are_counted_exactly(method, stages, fsal, keep):
     assert inside.evaluations == 2 * m * a_step + (2 if fsal else 0) + extra
     if adaptive:
         opened = discrete(run, TANH.y, error_bar=np.ones(m))
-        assert opened.evaluations == 2 * m * a_step + 2
-        none = discrete(run, 0 * TANH.y).evaluations
+        assert opened.evaluations == 2 * m * a_step + 1 + (get_tableau(method).e[-1] != 0)
+        none = discrete(run).evaluations
         assert none == m * a_step  # pullbacks of zeros are skipped
 
 

@@ -108,7 +108,8 @@ def test_gradient_is_the_complex_step_with_what_is_detached_held(
         assume(s.q > 1e-3)
     else:
         i, j = run.method.stiffness_pair
-        assume(min(np.abs(x[j] - x[i]).max() for x in (s.Y, s.K)) > 1e-5)
+        clear = 1e-3 if method == "DOP853" else 1e-5  # larger weights, whose sums cancel further
+        assume(min(np.abs(x[j] - x[i]).max() for x in (s.Y, s.K)) > clear)
 
     pulled = LocalError(1.0, sampling, estimate=estimate, step=step, detach=detach).evaluate(run, variate).pull(1.7)
     assert [time for time, _ in pulled.jumps] == ([] if "state" in detach else [t])

@@ -140,7 +140,8 @@ def test_every_row_of_the_log_is_the_referees_on_the_same_grid(network, span, me
         assert np.isnan(log.stiffness).all()
     else:
         i, j = tab.stiffness_pair
-        clear = np.array([naive.rms(s.Y[j] - s.Y[i]) > 1e-8 and naive.rms(s.K[j] - s.K[i]) > 1e-8 for s in truth.steps])
+        smallest = 1e-6 if method == "DOP853" else 1e-8
+        clear = np.array([min(naive.rms(x[j] - x[i]) for x in (s.Y, s.K)) > smallest for s in truth.steps])
         np.testing.assert_allclose(run.accepted("stiffness")[clear], truth.stiffness[clear], rtol=1e-4)
     # each attempt starts where the last accepted one ended
     ends = np.where(log.accepted, log.t + log.h, log.t)
@@ -152,7 +153,8 @@ def test_every_row_of_the_log_is_the_referees_on_the_same_grid(network, span, me
     per_step = tab.stages - 1 if tab.fsal else 0
     starts = 2 if tab.adaptive else 1
     if tab.fsal:
-        assert run.nfev == starts + per_step * len(log)
+        inside = tab.extra_stages if grid[-1] != span[1] else 0  # the end, interpolated in a step that passed it
+        assert run.nfev == starts + per_step * len(log) + inside
     else:
         assert run.nfev == tab.stages * run.n_accepted
     assert (run.n_accepted, run.n_rejected) == (log.accepted.sum(), (~log.accepted).sum()) and run.status is Status.SUCCESS
@@ -172,7 +174,7 @@ def test_each_step_follows_from_the_log(controller, network, span, method):
         rejected = not accepted
         if accepted:
             q1, q2 = max(q, rule.floor), q1
-        if k + 2 < len(log):  # the last may be cut by the end
+        if abs(log.t[k + 1] + log.h[k + 1] - span[1]) > 1e-12:  # what reaches the end may be cut by it
             assert abs(log.h[k + 1]) == pytest.approx(wanted, rel=1e-12)
 
 
