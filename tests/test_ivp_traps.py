@@ -306,6 +306,7 @@ def test_an_interrupt_returns_the_partial_solution(method, call):
     assert sol.sol(sol.t[-1]).shape == (2,)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # ctypes says so where it strikes before fun's first line
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("options", [{}, {"t_eval": [0.0, 1e-3, 1e9]}, {"dense_output": True}], ids=str)
 def test_ctrl_c(compiled, options):
