@@ -635,7 +635,7 @@ def test_states_of_any_size(method, unit):
 @pytest.mark.parametrize("unit", [1e-250, 1e-100, 1e100, 1e250])
 def test_times_of_any_size(method, unit):
     with np.errstate(all="raise"):
-        sol = solve(lambda t, y: -1.3 * y / unit, (0, unit), [1.0], method=method, rtol=1e-6, atol=1e-9)
+        sol = solve(lambda t, y: -1.3 * y / unit, (0, unit), [1.0], method=method, rtol=1e-6, atol=1e-9, first_step=1e-3 * unit)
     assert sol.success and sol.y[0, -1] == pytest.approx(math.exp(-1.3), rel=1e-4)
 
 
