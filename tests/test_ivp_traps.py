@@ -296,8 +296,9 @@ def test_an_interrupt_returns_the_partial_solution(method, call):
             raise KeyboardInterrupt
         return forced(t, y)
 
-    sol = solve(f, (0, 100), [1.0, 0.5], method=method, rtol=1e-7, atol=1e-9, dense_output=True)
-    assert_failed(sol, "interrupt", f"t = {sol.t[-1]:.9g}")
+    with pytest.warns(RuntimeWarning, match="interrupted"):
+        sol = solve(f, (0, 100), [1.0, 0.5], method=method, rtol=1e-7, atol=1e-9, dense_output=True)
+    assert_failed(sol, "nterrupt", f"t = {sol.t[-1]:.9g}")
     assert len(calls) == call
     whole = solve(forced, (0, 100), [1.0, 0.5], method=method, rtol=1e-7, atol=1e-9)
     np.testing.assert_array_equal(sol.t, whole.t[: sol.t.size])
@@ -305,6 +306,7 @@ def test_an_interrupt_returns_the_partial_solution(method, call):
     assert sol.sol(sol.t[-1]).shape == (2,)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # ctypes says so where it strikes before fun's first line
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("options", [{}, {"t_eval": [0.0, 1e-3, 1e9]}, {"dense_output": True}], ids=str)
 def test_ctrl_c(compiled, options):
@@ -315,11 +317,12 @@ def test_ctrl_c(compiled, options):
     wait.start()
     began = time.monotonic()
     try:
-        sol = solve(fun, (0, 1e9), [1.0, 0.5], max_step=1e-2, max_steps=10**12, **options)
+        with pytest.warns(RuntimeWarning, match="interrupted"):
+            sol = solve(fun, (0, 1e9), [1.0, 0.5], max_step=1e-2, max_steps=10**12, **options)
     finally:
         wait.cancel()
     assert 0.4 < time.monotonic() - began < 8.0  # two seconds on a machine with nothing else to do
-    assert_failed(sol, "interrupt", "t = ")
+    assert_failed(sol, "nterrupt", "t = ")
     assert sol.y.shape == (2, sol.t.size) and sol.steps.accepted.sum() > 100
     assert solve(fun, (0, 1), [1.0, 0.5]).success
 
@@ -632,8 +635,8 @@ def test_states_of_any_size(method, unit):
 @pytest.mark.parametrize("unit", [1e-250, 1e-100, 1e100, 1e250])
 def test_times_of_any_size(method, unit):
     with np.errstate(all="raise"):
-        sol = solve(lambda t, y: -y / unit, (0, unit), [1.0], method=method, rtol=1e-6, atol=1e-9)
-    assert sol.success and sol.y[0, -1] == pytest.approx(math.exp(-1), rel=1e-4)
+        sol = solve(lambda t, y: -1.3 * y / unit, (0, unit), [1.0], method=method, rtol=1e-6, atol=1e-9, first_step=1e-3 * unit)
+    assert sol.success and sol.y[0, -1] == pytest.approx(math.exp(-1.3), rel=1e-4)
 
 
 @methods
@@ -646,8 +649,8 @@ def test_far_from_zero(method, t0):
 
 
 def test_the_longest_span_there_is():
-    sol = solve(lambda t, y: 0 * y, (-1e308, 1e308), [1.0])
-    assert sol.success or sol.status == -1
+    with pytest.raises(ValueError, match="length"):
+        solve(lambda t, y: 0 * y, (-1e308, 1e308), [1.0])
     sol = solve(lambda t, y: 0 * y, (0, 1.7e308), [1.0])
     assert sol.success and sol.t[-1] == 1.7e308
 

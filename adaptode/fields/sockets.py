@@ -3,8 +3,9 @@
     value   int64 (double t, y*, theta*, out*, int64 n, int64 m)                          out = f(t, y; θ)
     vjp     int64 (double t, y*, theta*, w*, y_bar*, theta_bar*, int64 n, int64 m)        y_bar += (∂f/∂y)ᵀ w, theta_bar += (∂f/∂θ)ᵀ w
 
-n is the number of states, m of parameters; the arrays are contiguous and of one dtype. The answer is 1; anything else (ctypes says 0) stands for an
-exception: a compiled function's is then found by calling it once more from Python, a Python function's was kept.
+n is the number of states, m of parameters; the arrays are contiguous and of one dtype. A value answers with the address of out, a
+vjp with 1; anything else stands for an exception: a compiled function's is then found by calling it once more from Python, a Python function's was kept.
+Not 1 for a value: where Ctrl-C strikes before a Python function's own `try`, ctypes drops it and leaves the last call's answer standing.
 """
 
 from __future__ import annotations
@@ -87,14 +88,15 @@ def _row(array, row):
 @kernel(forceinline=True)
 def socket_value(t, Y, r, pack, K, i):
     """`step.value` for a function behind an address; pack is (value, vjp, where theta begins, m): numbers alone, since arrays would be counted."""
-    if _call_value(pack[0], (t, _row(Y, r), pack[2], _row(K, i), np.intp(Y.shape[1]), np.intp(pack[3]))) != 1:
+    out = _row(K, i)
+    if _call_value(pack[0], (t, _row(Y, r), pack[2], out, np.intp(Y.shape[1]), np.intp(pack[3]))) != np.intp(out):
         raise RaisedError
 
 
 @kernel
 def socket_linearize(t, y, pack, out, kept):
     """`step.linearize`: nothing is kept, so with an empty out there is nothing to do."""
-    if out.size and _call_value(pack[0], (t, address_of(y), pack[2], address_of(out), np.intp(y.size), np.intp(pack[3]))) != 1:
+    if out.size and _call_value(pack[0], (t, address_of(y), pack[2], address_of(out), np.intp(y.size), np.intp(pack[3]))) != np.intp(address_of(out)):
         raise RaisedError
 
 
@@ -172,7 +174,7 @@ def value_socket(function: Any, dtype: Any) -> Any:
             function(t, view(y, n), view(theta, m), view(out, n))
         except Exception:  # noqa: BLE001 - numba knows no other
             return 0
-        return 1
+        return np.intp(out)
 
     return _compiled(call, _VALUE)
 
@@ -294,7 +296,7 @@ class PythonSocket:
         except BaseException as error:  # noqa: BLE001 - handed on by `raise_from`; nothing may leave through C
             self.error = error
             return 0
-        return 1
+        return out
 
     def _array(self, where: int) -> Array:
         buffer = (ctypes.c_char * (self.shape[0] * self.dtype.itemsize)).from_address(where)
