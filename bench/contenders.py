@@ -117,7 +117,7 @@ def adaptode_njit(method: str) -> Callable[[Problem, float], Case]:
 def adaptode_rhs(fill: Callable[..., None]) -> Any:
     import adaptode as ao
 
-    return ao.rhs(fill)
+    return ao.rhs(jitted(fill))
 
 
 def adaptode_rhs_form(method: str, **more: Any) -> Callable[[Problem, float], Case]:

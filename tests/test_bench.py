@@ -154,11 +154,13 @@ def test_the_absent_and_the_failing_are_named(tmp_path, monkeypatch):
 
 def test_the_slow_are_left_out_of_a_quick_run(monkeypatch):
     monkeypatch.setattr(timing, "clock", lambda case: (case(), 0.2)[1])
-    scipy = [contenders.CONTENDERS["scipy-rk45"]]
+    scipy = [contenders.CONTENDERS["scipy-dop853"]]
     rows = solve.measure(PROBLEMS["lotka-volterra"], scipy, solve.QUICK)
     assert [row.get("skipped") for row in rows] == [None, "about 0.8 s a solve"]  # 0.2 s · 1000^(1/5)
     rows = solve.measure(PROBLEMS["lotka-volterra"], scipy, replace(solve.QUICK, patient=True))
     assert [row["seconds"] for row in rows] == [0.2, 0.2] and [row["runs"] for row in rows] == [1, 1]
+    rows = solve.measure(PROBLEMS["lotka-volterra"], [contenders.CONTENDERS["scipy-rk45"]], solve.QUICK)
+    assert [row["times_scipy"] for row in rows] == [1.0, 1.0]  # what the others are measured by is always there
 
 
 def test_unknown_names_are_refused(tmp_path):
@@ -193,6 +195,9 @@ def test_targets_say_no_when_the_numbers_do():
     for i, change in enumerate(spoiled):
         found = [holds for _, holds, _ in report.targets(made_up(**good | change))]
         assert not found[i] and sum(found) >= 5 - (i == 0), change
+    alone = made_up(**good)
+    alone["rows"] = [row | {"times_scipy": None} for row in alone["rows"] if row["library"] != "SciPy"]
+    assert [holds for _, holds, _ in report.targets(alone)] == [True] * 4  # without SciPy there is nothing to say of two of them
     ratios = report.against_cyrk(made_up(**good)["rows"])
     assert {(r["form"], round(r["ratio"], 2)) for r in ratios} == {("@rhs", 1.03), ("specialize", 1.58), ("jit_solver", 1.03)}
 
