@@ -79,6 +79,11 @@ def fused(function: Callable[..., Any]) -> Any:
     return numba.njit(function, forceinline=True, **_OPTIONS)
 
 
+def spliced(function: Callable[..., Any]) -> Any:
+    """As `fused`, merged before types are known: what is compiled is the caller alone, which saves time where functions call each other in a long chain."""
+    return numba.njit(function, inline="always", **_OPTIONS)
+
+
 def dual(function: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a template: a function that calls a field through global names, to be bound to one by `specialize`."""
     _DUALS.add(function)
@@ -89,7 +94,7 @@ def specialize(function: Callable[..., Any], *, compiled: bool, finish: Callable
     """A copy of a `dual` function, and of every `dual` function it calls, with the names in `field` bound to a kind of field.
 
     compiled=True makes the whole one kernel, kept on disk; compiled=False leaves the copies in Python, calling kernels as they are.
-    Binding by name and not by argument is what lets Numba keep the result on disk. finish=inline or fused: kept in memory only.
+    Binding by name and not by argument is what lets Numba keep the result on disk. finish=inline, fused or spliced: kept in memory only.
     """
     return _specialize(function, compiled, field, finish)
 
