@@ -77,6 +77,11 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(function, forceinline=True, **_OPTIONS)
 
 
+def spliced(function: Callable[..., Any]) -> Any:
+    """As `inline`, merged before types are known: what is compiled is the caller alone, which saves time where functions call each other in a long chain."""
+    return numba.njit(function, inline="always", **_OPTIONS)
+
+
 def dual(function: Callable[..., Any] | None = None, *, apart: bool = False) -> Any:
     """Mark a template: a function that calls a field through global names, to be bound to one by `specialize`.
 
@@ -92,7 +97,7 @@ def specialize(function: Callable[..., Any], *, compiled: bool, finish: Callable
     """A copy of a `dual` function, and of every `dual` function it calls, with the names in `field` bound to a kind of field.
 
     compiled=True makes the whole one kernel, kept on disk; compiled=False leaves the copies in Python, calling kernels as they are.
-    Binding by name and not by argument is what lets Numba keep the result on disk; what is bound to a user's function must not be (finish=inline), for the
+    Binding by name and not by argument is what lets Numba keep the result on disk; what is bound to a user's function must not be (finish=inline or spliced), for the
     file's name would not tell one from another.
     """
     return _specialize(function, compiled, field, finish)

@@ -21,7 +21,6 @@ import numpy as np
 from ._jit import inline
 from .errors import InputError
 
-
 SMALLEST = sys.float_info.min
 
 

@@ -24,7 +24,8 @@ from .control import Controller, get_controller
 from .errors import FieldError, InputError
 from .fields.protocol import Array
 from .fields.user import PythonField
-from .lanes import JOB, LANES, Book, Layout, Task, lane_kernel, layout
+from .lane_memory import LANES, Layout, layout
+from .lanes import JOB, Book, Task, lane_kernel
 from .lanes import T as TIME
 from .progress import Progress
 from .solution import Status
@@ -86,7 +87,7 @@ class EnsembleResult:
             return f"{self.name} is not finite at t = {t}, the start{where}; check Y0[{i}], P[{i}] and {self.name} there"
         last = f"; the last of {attempts} attempts had error {self._error[i]:.3g} at |h| = {abs(self._h[i]):.3g}"
         if status is Status.NONFINITE:
-            return f"{self.name} gives NaN or inf just after t = {t}{where}, however small the step{last}. A blow-up, or a log or root out of its domain?"
+            return f"{self.name} gives NaN or inf just after t = {t}{where}, however small the step{last}. A blow-up, or a log of 0?"
         if status is Status.MAX_STEPS:
             return f"max_steps attempts ended at t = {t} before the end of the span{last}. Raise max_steps, loosen rtol and atol, or is it stiff?"
         return f"the step became smaller than the spacing of numbers at t = {t}{last}. A singularity or discontinuity, or too small tolerances?"
@@ -129,7 +130,8 @@ def solve_ensemble(
 ) -> EnsembleResult:
     """Integrate y′ = f(t, y; p) from many starts, or with many parameters, each trajectory with its own step sizes.
 
-    f          @adaptode.rhs function f(t, y, p, dy) that fills dy, or the same made by numba.njit; a Python function f(t, y, p) -> (n,) works, a thousand times slower
+    f          @adaptode.rhs function f(t, y, p, dy) that fills dy, or the same made by numba.njit;
+               a Python function f(t, y, p) -> (n,) works, a thousand times slower
     t_span     (t0, t1), forwards or backwards
     Y0         (M, n) float64, or (n,) or (1, n): one start for all        P   (M, m), or (1, m): the same parameters for all; None: m = 0
     method     "Tsit5", "Dopri5", "BS32" or a Tableau with an error estimate, of one error row
@@ -141,7 +143,8 @@ def solve_ensemble(
     A trajectory's numbers depend on nothing but its own start and parameters: they are the same bit for bit in any company, order and number of threads.
     One that cannot go on has its own status and message, and NaN from there on; nobody else notices. An exception that f raises ends everything and
     passes through. The first call for a function, method, n and m compiles for some seconds, in memory only. f is compiled with NumPy's rules for
-    division (1/0 is inf) and with fused multiply-add. InputError for arguments that make no sense, and, before anything is spent, for results that would not fit into memory.
+    division (1/0 is inf) and with fused multiply-add. InputError for arguments that make no sense, and,
+    before anything is spent, for results that would not fit into memory.
     """
     tab, control = get_tableau(method), get_controller(controller)
     if not tab.adaptive or getattr(tab, "estimates", 1) != 1:
@@ -159,8 +162,7 @@ def solve_ensemble(
     places = layout(tab, n, m)
     _check_memory(count, times.size, n, 8 * places.TOTAL * threads, Y0.nbytes + P.nbytes)
 
-    book = Book(Y0, P, np.empty((count, times.size, n)), *(np.zeros(count, np.int64) for _ in range(4)), *(np.zeros(count) for _ in range(3)), np.zeros(count, np.int64))
-    book.status[:] = _RUNNING
+    book = _book(Y0, P, times.size)
     name = getattr(f, "name", None) or getattr(f, "__name__", "f")
     messages: dict[int, str] = {}
     bar = Progress(progress, 0, count, f"{count} trajectories, {_bytes(book.out.nbytes)}", "trajectory")
@@ -168,8 +170,9 @@ def solve_ensemble(
     try:
         if not in_place:
             threads = 1
-            options = {"method": tab, "controller": control, "first_step": first_step, "max_step": max_step, "max_steps": max_steps}
-            _one_by_one(f, name, book, (t0, t1), times, atol_rtol, options, messages, bar)
+            options = {"method": tab, "rtol": rtol, "atol": atol, "controller": control, "first_step": first_step}
+            options |= {"max_step": max_step, "max_steps": max_steps}
+            _one_by_one(f, name, book, (t0, t1), times, options, messages, bar)
         elif count:
             limit = min(abs(t1 - t0), float(max_step)) if control.clip_first_step else math.inf
             first = math.nan if first_step is None else float(first_step)
@@ -254,7 +257,8 @@ _COMPILING = threading.Lock()
 
 def _compile(function: Any, name: str, tab: Tableau, n: int, m: int, places: Layout) -> Any:
     """The kernel for `function`, compiled; FieldError when it cannot be."""
-    nothing = Book(np.empty((0, n)), np.empty((0, m)), np.empty((0, 0, n)), *(np.empty(0, np.int64) for _ in range(4)), *(np.empty(0) for _ in range(3)), np.empty(0, np.int64))
+    nothing = _book(np.empty((0, n)), np.empty((0, m)), 0)
+    rule = get_controller("scipy").rule(tab.error_order)
     task = Task(0.0, 1.0, 1.0, 1.0, 1, 1.0, 1.0, tab.error_order, np.empty(0), np.ones(1), np.ones(1))
     idle = np.full((7, LANES), -1)
     with _COMPILING:
@@ -263,21 +267,27 @@ def _compile(function: Any, name: str, tab: Tableau, n: int, m: int, places: Lay
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("error", NumbaPerformanceWarning)  # np.dot wants contiguous arrays
-                    kernel(tab.coefficients(), get_controller("scipy").rule(tab.error_order), task, np.zeros(places.TOTAL), idle, nothing, 0, 0, True, places.N, LANES, 1)
+                    kernel(tab.coefficients(), rule, task, np.zeros(places.TOTAL), idle, nothing, 0, 0, True, places.N, LANES, 1)
                 return kernel
             except (NumbaError, NumbaPerformanceWarning, TypeError) as error:
                 failed = error
     lines = (line.strip() for line in str(failed).splitlines())
     reason = next((line for line in lines if line and "pipeline" not in line and "nopython frontend" not in line), "")
-    raise FieldError(f"{name} cannot be compiled as f(t, y, p, dy), where t is a float and y, p, dy are float64 arrays of which it fills dy: {reason}") from failed
+    raise FieldError(f"{name} cannot be compiled as f(t, y, p, dy), with a float t, and float64 arrays of which it fills dy: {reason}") from failed
 
 
-def _one_by_one(f: Any, name: str, book: Book, span: tuple[float, float], times: Array, atol_rtol: tuple[Array, Array], options: dict, messages: dict, bar: Progress) -> None:
+def _book(Y0: Array, P: Array, k: int) -> Book:
+    counts, numbers = (([np.zeros(len(Y0), dtype) for _ in range(size)]) for dtype, size in ((np.int64, 5), (np.float64, 3)))
+    counts[0][:] = _RUNNING
+    return Book(Y0, P, np.empty((len(Y0), k, Y0.shape[1])), *counts[:4], *numbers, counts[4])
+
+
+def _one_by_one(f: Any, name: str, book: Book, span: tuple[float, float], times: Array, options: dict, messages: dict, bar: Progress) -> None:
     """A Python function's trajectories, one after the other by the same loop."""
     n, m = book.Y0.shape[1], book.P.shape[1]
     one = PythonField(lambda t, y, p: np.asarray(f(t, y[0], p), dtype=np.float64).reshape(1, -1), n, m, name=name)
     for j in range(len(book.status)):
-        run = solve(one, book.P[j], book.Y0[j : j + 1], span, rtol=atol_rtol[1], atol=atol_rtol[0], saveat=times, keep="none", **options)
+        run = solve(one, book.P[j], book.Y0[j : j + 1], span, saveat=times, keep="none", **options)
         book.out[j] = np.nan
         book.out[j, : len(run.t)] = run.y[:, 0]
         book.status[j], book.nfev[j], book.accepted[j], book.rejected[j] = run.status, run.nfev, run.n_accepted, run.n_rejected

@@ -1,31 +1,25 @@
 """Many trajectories of one small system at a time, each with its own time, step size and fate, one a SIMD lane.
 
-A worker's numbers lie in one block of memory, components in rows and lanes in columns, at places that are constants of the kernel: so LLVM sees that
-nothing overlaps and turns the loops over lanes into SIMD instructions. A lane's arithmetic is that of `adaptode.step`, in its order, and depends on
-nothing but its own trajectory: results are the same bit for bit whoever its neighbours are. For that a loop over lanes has no remainder: LANES is a
-multiple of every vector length times the number of vectors that LLVM works on at once.
+A lane's arithmetic is that of `adaptode.step`, in its order, and depends on
+nothing but its own trajectory: results are the same bit for bit whoever its neighbours are.
 """
 
 from __future__ import annotations
 
-import math
 import weakref
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core import cgutils, types
-from numba.extending import intrinsic, overload
-from numba.np.arrayobj import make_array, populate_array
 
-from ._jit import JIT_DISABLED, dual, inline, specialize
+from ._jit import JIT_DISABLED, dual, inline, specialize, spliced
 from .control import SMALLEST, accepts, compiled_first_guess, compiled_first_size, next_factor, next_time
 from .dense import dense_state
+from .lane_memory import LANES, column, layout, window
 from .norms import scaled_rms, scaled_rms_lanes
 from .solution import Status
 from .step import combine_lanes
 from .tableau import Tableau
-
-LANES = 32
 
 JOB, STATUS, ATTEMPTS, NFEV, ACCEPTED, SAVED, AFTER_REJECT = range(7)  # a lane's counters; JOB: its trajectory, -1 when it idles
 T, T1, NEXT, Q, Q1, Q2, STAGE_T, KEEP = range(8)  # a lane's numbers: time, end of the attempt, next |h|, errors, time of a stage, 1 when accepted
@@ -67,41 +61,6 @@ class Book(NamedTuple):
     component: np.ndarray
 
 
-class Layout(NamedTuple):
-    """Where things lie in a worker's memory, and the sizes that are constants of its kernel."""
-
-    SIZE: int
-    PARAMS: int
-    STAGES: int
-    FSAL: bool
-    N: int
-    Y: int
-    H: int
-    Z: int
-    Y1: int
-    E: int
-    K: int
-    P: int
-    SUMS: int
-    LANE: int
-    ONE_Y: int
-    ONE_Y1: int
-    ONE_P: int
-    ONE_F: int
-    ONE_K: int
-    TOTAL: int
-
-
-def layout(tab: Tableau, n: int, m: int) -> Layout:
-    """Blocks (n, LANES) of states y, steps h, stage states z, new states (z itself with FSAL), errors; (s, n, LANES) stages; then one trajectory alone."""
-    block, s = n * LANES, tab.stages
-    sizes = [block, block, block, 0 if tab.fsal else block, block, s * block, m * LANES, 4 * LANES, 8 * LANES, n, n, m, n, s * n]
-    places = [0, *np.cumsum(sizes).tolist()]
-    if tab.fsal:
-        places[3] = places[2]
-    return Layout(n, m, s, tab.fsal, block, *places)
-
-
 # The names that `lane_kernel` binds.
 SIZE = PARAMS = STAGES = N = Y = H = Z = Y1 = E = K = P = SUMS = LANE = ONE_Y = ONE_Y1 = ONE_P = ONE_F = ONE_K = I = 0
 FSAL = True
@@ -122,50 +81,6 @@ def rhs_alone(t, y, p, dy):
 def stage_of_lanes(i, weights, node, memory, size, width):
     """`stage_lanes`, bound once for all stages."""
     raise NotImplementedError
-
-
-def window(memory, start, shape):
-    """memory[start:] seen as a C-contiguous array of that shape. Compiled it owns nothing: counting its owners would keep loops from being SIMD."""
-    return memory[start : start + math.prod(shape)].reshape(shape)
-
-
-def column(memory, start, size):
-    """Every LANES-th number of memory from start on."""
-    return memory[start : start + size * LANES : LANES]
-
-
-def _borrowed(memory: Any, ndim: int, layout: str) -> Any:
-    """An intrinsic that makes an array of memory owned by another."""
-    array = types.Array(memory.dtype, ndim, layout)
-
-    @intrinsic
-    def borrow(typing, memory, start, shape, strides):
-        def generate(context, builder, signature, arguments):
-            source = make_array(memory)(context, builder, arguments[0])
-            made = make_array(array)(context, builder)
-            item = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
-            data = builder.gep(source.data, [arguments[1]])
-            lengths, steps = (cgutils.unpack_tuple(builder, arguments[i]) for i in (2, 3))
-            populate_array(made, data=data, shape=lengths, strides=[builder.mul(s, item) for s in steps], itemsize=item, meminfo=None)
-            return made._getvalue()
-
-        return array(memory, types.intp, types.UniTuple(types.intp, ndim), types.UniTuple(types.intp, ndim)), generate
-
-    return borrow
-
-
-@overload(window, jit_options={"forceinline": True})
-def _window(memory, start, shape):
-    borrow = _borrowed(memory, len(shape), "C")
-    if len(shape) == 1:
-        return lambda memory, start, shape: borrow(memory, start, shape, (1,))
-    return lambda memory, start, shape: borrow(memory, start, shape, (shape[1], 1))
-
-
-@overload(column, jit_options={"forceinline": True})
-def _column(memory, start, size):
-    borrow = _borrowed(memory, 1, "A")
-    return lambda memory, start, size: borrow(memory, start, (size,), (LANES,))
 
 
 @dual
@@ -433,14 +348,22 @@ def lane_kernel(function: Any, tab: Tableau, n: int, m: int, *, compiled: bool =
 def _build(function: Any, tab: Tableau, n: int, m: int, compiled: bool, copied: bool) -> Any:
     source = getattr(function, "py_func", function)
 
-    def bind(template: Any, **more: Any) -> Any:
-        return specialize(template, compiled=compiled, finish=inline, **names, **more)
+    def bind(template: Any, finish: Any = spliced, **more: Any) -> Any:
+        return specialize(template, compiled=compiled, finish=finish, **names, **more)
 
-    names: dict[str, Any] = dict(layout(tab, n, m)._asdict(), B=np.array(tab.b), ERROR=np.array(tab.e))
+    names = dict(_shared(tab, n, m, compiled))
     names |= {"rhs": inline(source), "rhs_alone": inline(source)} if compiled else {"rhs": source, "rhs_alone": source}
-    names["evaluate"] = bind(evaluate_copied if copied else evaluate_in_place)
+    names["evaluate"] = bind(evaluate_copied if copied else evaluate_in_place, inline)
     names["stage_of_lanes"] = bind(stage_lanes)
     stages = bind(first_stage)
     for i in range(1, tab.stages):
         stages = bind(stages_until, stages_before=stages, I=i, WEIGHTS=np.array(tab.A[i, :i]), NODE=float(tab.c[i]))
-    return specialize(advance_lanes, compiled=compiled, finish=inline, **names, stages_before=stages)
+    return bind(advance_lanes, inline, stages_before=stages)
+
+
+@lru_cache(maxsize=32)
+def _shared(tab: Tableau, n: int, m: int, compiled: bool) -> dict[str, Any]:
+    """The names that do not depend on the right-hand side, and the functions that need no others."""
+    names: dict[str, Any] = dict(layout(tab, n, m)._asdict(), B=np.array(tab.b), ERROR=np.array(tab.e))
+    functions = {f.__name__: specialize(f, compiled=compiled, finish=inline, **names) for f in (settle, retire, move_lanes)}
+    return names | functions
