@@ -115,7 +115,7 @@ def test_ctrl_c_in_a_terminal_is_one_line(tmp_path, finished):
     out = tmp_path / "runs" / "moons"
     with subprocess.Popen(
         [sys.executable, "-c", TRAINING, str(out), "none" if finished else "no row"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
+        text=True, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a background job ignores
     ) as process:  # fmt: skip
         try:
             assert process.stdout.readline() == "started\n"
