@@ -7,6 +7,7 @@ Functions of the user reach the loop through `fields.sockets`.
 
 from __future__ import annotations
 
+import sys
 import types
 import warnings
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from numba.extending import intrinsic, overload
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 _DUALS: dict[Any, bool] = {}
 _UNCACHED: list[str] = []
+_ANNOUNCED: list[Any] = []
 
 JIT_DISABLED: bool = bool(numba.config.DISABLE_JIT)
 
@@ -51,6 +53,13 @@ class _Cache(FunctionCache):
     """Numba's cache on disk, in which a kernel also grows stale when a module whose kernels it calls has changed."""
 
     _stamp = _source_stamp()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        found = super().load_overload(sig, target_context)
+        if found is None and not _ANNOUNCED:
+            _ANNOUNCED.append(sys.stderr)
+            print(f"adaptode: compiling, some seconds on the first run only (kept in {self.cache_path})", file=sys.stderr, flush=True)
+        return found
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return (*super()._index_key(sig, codegen), self._stamp)

@@ -122,10 +122,11 @@ def reproduce_mnist(
 
 def warmup() -> None:
     """Compile the kernels and say how long it took."""
-    from .experiments.jobs import warm_up
+    from .experiments.jobs import warm_up, warm_up_solvers
 
     began = time.perf_counter()
     warm_up()
+    warm_up_solvers()
     print(f"compiled, or loaded from {_cache_folder()}, in {time.perf_counter() - began:.1f} s")
 
 

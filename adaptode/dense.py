@@ -61,6 +61,23 @@ def _times(t: Any) -> Array:
         raise InputError(f"times must be numbers; got {t!r}") from None
 
 
+@kernel
+def _evaluate_at(tab, times, direction, ts, widths, states, ends, stages, out):
+    """`dense_state` at times in any order, each in the step that ends at it or after it; the outermost steps go on beyond the ends."""
+    segments = widths.size
+    for k in range(times.size):
+        low, high = 0, segments - 1  # the first step that ends at t or after
+        while low < high:
+            middle = (low + high) // 2
+            if direction * ts[middle + 1] < direction * times[k]:
+                low = middle + 1
+            else:
+                high = middle
+        h = widths[low]
+        theta = (times[k] - ts[low]) / h if h != 0.0 else 1.0
+        dense_state(tab, theta, h, states[low], ends[low + 1], stages[low], out[k])
+
+
 def locate(run: Run, t: Any) -> Array:
     """Index of the accepted step that contains each time: grid[i] < t <= grid[i + 1] in the direction of integration, 0 at the start."""
     t = _times(t)
@@ -123,13 +140,8 @@ class DenseSolution:
         if t.ndim > 1:
             raise InputError(f"`t` must be a float or a 1-D array; got shape {t.shape}")
         times, direction = np.atleast_1d(t), 1.0 if self.ts[-1] >= self.ts[0] else -1.0
-        steps = np.clip(np.searchsorted(direction * self.ts, direction * times, side="left") - 1, 0, self.n_segments - 1)
-        width = self.widths[steps]
-        theta = np.divide(times - self.ts[steps], width, out=np.ones_like(times), where=width != 0.0)
-        W = self.method.weights(theta) * width[:, None]
-        out = self.states[steps] + np.einsum("ks,ksn->kn", W, self.stages[steps])
-        whole = theta == 1.0
-        out[whole] = self.ends[steps[whole] + 1]
+        out = np.empty((times.size, self.states.shape[1]), self.states.dtype)
+        _evaluate_at(self.method.coefficients(out.dtype), times, direction, self.ts, self.widths, self.states, self.ends, self.stages, out)
         return out[0] if t.ndim == 0 else out.T
 
     def within(self, step: int, theta: Array) -> Array:

@@ -147,7 +147,7 @@ def _drive(integration: Integration, finder: EventFinder | None, callback: Any, 
                 if callback(StepInfo(t, y, float(log.h[-1]), float(log.error[-1]), float(log.stiffness[-1]), integration.nfev)):
                     return _End(1, f"The callback ended the solve at t = {t:.9g}.")
             t = integration.t
-            bar.tick(time.perf_counter(), int(100 * abs(t - integration.t0) / length), t=t)
+            bar.tick(time.perf_counter(), int(100 * (abs(t - integration.t0) / length)), t=t)
     except KeyboardInterrupt:
         warnings.warn(f"interrupted at t = {integration.t:.9g}: the result holds the solution up to there", RuntimeWarning, stacklevel=3)
         return _End(-1, f"Interrupted at t = {integration.t:.9g}, before the end of the span.")
@@ -243,8 +243,8 @@ def _span(t_span: Any) -> tuple[float, float]:
         t0, tf = map(float, t_span)
     except (TypeError, ValueError):
         raise InputError(f"`t_span` must be two numbers (t0, tf); got {t_span!r}") from None
-    if not (math.isfinite(t0) and math.isfinite(tf) and math.isfinite(tf - t0)):
-        raise InputError(f"`t_span` must be finite, and its length too; got ({t0}, {tf})")
+    if not math.isfinite(t0) or math.isnan(tf):
+        raise InputError(f"`t_span` must start at a finite time and end at a number, or at infinity with an event to stop at; got ({t0}, {tf})")
     return t0, tf
 
 

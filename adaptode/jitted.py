@@ -15,7 +15,8 @@ from .fields.sockets import address_of, inlined_value
 from .loop import FRESH, NFEV, STATUS, H, Span, State, Store, advance
 from .norms import scaled_rms
 from .solution import Status
-from .tableau import Tableau, constant, get_tableau
+from .step import constant
+from .tableau import Tableau, get_tableau
 
 _RUNNING, _NONFINITE, _SUCCESS = int(Status.RUNNING), int(Status.NONFINITE), int(Status.SUCCESS)
 

@@ -23,8 +23,8 @@ from .fields.rhs import Rhs
 from .fields.sockets import inlined_value, socket_value, through_socket
 from .norms import scaled_rms
 from .solution import Status, StepLog
-from .step import bound_stages, bound_value, finish, stages, value
-from .tableau import Tableau, borrowed, constant
+from .step import borrowed, bound_stages, bound_value, constant, finish, stages, value
+from .tableau import Tableau
 
 T, H, Q1, Q2 = range(4)  # clock: time, next |h|, the two last accepted errors
 ATTEMPTS, NFEV, SAVED, STATUS, AFTER_REJECT, FRESH, ROWS, KEPT = range(8)  # counters; FRESH: K[0] is f(t, y); ROWS, KEPT: of this chunk
@@ -135,7 +135,6 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
         if store.errors.shape[0] > 0:
             for e in range(err.size):
                 store.errors[row, e] = err[e]
-        count[ROWS] = row + 1
 
         if tab.adaptive:
             clock[H] = abs(h) * next_factor(rule, q, clock[Q1], clock[Q2], accepted, count[AFTER_REJECT] != 0)
@@ -143,6 +142,7 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
             count[STATUS] = _NONFINITE
         count[AFTER_REJECT] = not accepted
         if not accepted:
+            count[ROWS] = row + 1
             continue
 
         kept = count[KEPT]
@@ -155,7 +155,7 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
             y[e] = y1[e]
             if tab.fsal:
                 K[0, e] = K[s - 1, e]
-        count[KEPT] = kept + 1
+        count[ROWS], count[KEPT] = row + 1, kept + 1  # now, so that an exception in between leaves no half of a step
         clock[T] = t1
         clock[Q2], clock[Q1] = clock[Q1], max(q, rule.floor)
         count[FRESH] = tab.fsal

@@ -32,11 +32,31 @@ import math
 
 import numpy as np
 
-from ._jit import dual, inline, kernel, specialize
+from ._jit import borrow, dual, inline, kernel, specialize
 from .norms import rms_rows, scaled_rms, scaled_rms_vjp
+from .tableau import Coefficients
 
 _BLOCK = 1024  # elements worked on at a time, so that the running sum stays in the first-level cache
 _SMALL = 16  # up to this many elements, one element after the other: the sum stays in a register
+
+
+@inline
+def borrowed(tab):
+    """The same coefficients for use inside a kernel; see `_jit.borrow`."""
+    A, b, c, e, e_low, dense = borrow(tab.A), borrow(tab.b), borrow(tab.c), borrow(tab.e), borrow(tab.e_low), borrow(tab.dense)
+    return Coefficients(A, b, c, e, e_low, dense, tab.pair_i, tab.pair_j, tab.constant, tab.fsal, tab.adaptive, tab.error_order)
+
+
+def constant(tab):
+    """In the place of `borrowed`: these coefficients as constants of the code, so that the sums are unrolled and their zeros dropped."""
+    A, b, c, e, e_low, dense, *numbers = tab
+    pair_i, pair_j, length, fsal, adaptive, error_order = numbers
+
+    @inline
+    def coefficients(tab):
+        return Coefficients(A, b, c, e, e_low, dense, pair_i, pair_j, length, fsal, adaptive, error_order)
+
+    return coefficients
 
 
 @inline

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import published
-from ._jit import borrow, inline
 from .errors import InputError
 
 Array = NDArray[np.float64]
@@ -47,25 +46,6 @@ class Coefficients(NamedTuple):
     fsal: bool
     adaptive: bool
     error_order: int
-
-
-@inline
-def borrowed(tab):
-    """The same coefficients for use inside a kernel; see `_jit.borrow`."""
-    A, b, c, e, e_low, dense = borrow(tab.A), borrow(tab.b), borrow(tab.c), borrow(tab.e), borrow(tab.e_low), borrow(tab.dense)
-    return Coefficients(A, b, c, e, e_low, dense, tab.pair_i, tab.pair_j, tab.constant, tab.fsal, tab.adaptive, tab.error_order)
-
-
-def constant(tab):
-    """In the place of `borrowed`: these coefficients as constants of the code, so that the sums are unrolled and their zeros dropped."""
-    A, b, c, e, e_low, dense, *numbers = tab
-    pair_i, pair_j, length, fsal, adaptive, error_order = numbers
-
-    @inline
-    def coefficients(tab):
-        return Coefficients(A, b, c, e, e_low, dense, pair_i, pair_j, length, fsal, adaptive, error_order)
-
-    return coefficients
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..fields import MLP
+from ..ivp import solve_ivp
 from ..regularize import ConditionNumber, JacobianNorm, LocalError
 from ..training.heads import LinearHead
 from ..training.objective import Objective
@@ -105,3 +106,11 @@ def warm_up(dtypes: Iterable[str] = ("float64", "float32")) -> None:
         params = objective.init(rng)
         objective.value_and_grad(params, X, y, rng=rng, step=0)
         objective.solve(params, X).sol(0.5)
+
+
+def warm_up_solvers() -> None:
+    """Compile what `solve_ivp` needs for real and complex states, with dense output and events."""
+    for y0 in (np.ones(2), np.ones(2, complex)):
+        for method in ("Tsit5", "DOP853"):
+            solve_ivp(lambda t, y: -y, (0.0, 1.0), y0, method, t_eval=[0.5], dense_output=True).sol(0.5)
+    solve_ivp(lambda t, y: -y, (0.0, 1.0), [1.0], events=lambda t, y: y[0] - 0.5)

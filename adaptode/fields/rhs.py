@@ -9,9 +9,10 @@ from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
+from numba.core.errors import NumbaError
 
 from .._jit import JIT_DISABLED, is_compiled
-from ..errors import InputError
+from ..errors import FieldError, InputError
 from .protocol import Array, Bound
 from .sockets import PythonSocket, array_signature, compile_for, python_bound, socket_bound, value_socket
 
@@ -125,7 +126,7 @@ def bind_rhs(function: Any, y0: Array, args: tuple[Any, ...], p: Any, vectorized
         raise InputError(f"fun must be a function f(t, y), or one made by adaptode.rhs; got {function!r}")
     if p is not None:
         raise InputError("p= belongs to a right-hand side made by adaptode.rhs; give a plain function its extra arguments as args=(...)")
-    plain = function
+    plain = _with_reasons(function, args) if is_compiled(function) else function
     if vectorized:
 
         def function(t: float, y: Array) -> Any:
@@ -136,6 +137,19 @@ def bind_rhs(function: Any, y0: Array, args: tuple[Any, ...], p: Any, vectorized
             return plain(t, y, *args)
 
     return python_bound(PythonSocket(function, y0.shape, y0.dtype, getattr(plain, "__name__", type(plain).__name__)))
+
+
+def _with_reasons(function: Any, args: tuple[Any, ...]) -> Any:
+    """A compiled function called from Python, because of its arguments, whose compilation fails in a sentence."""
+
+    def call(t: float, y: Array, *more: Any) -> Any:
+        try:
+            return function(t, y, *more)
+        except NumbaError as error:
+            kinds = ", ".join(type(a).__name__ for a in args)
+            raise FieldError(f"the compiled right-hand side `{function.py_func.__name__}` does not compile for args of types ({kinds}).\n{_SCIPY_USAGE}") from error
+
+    return call
 
 
 def _parameters(name: str, args: tuple[Any, ...], p: Any) -> Array:
