@@ -20,6 +20,10 @@ LIBRARY_COLOR = {  # Okabe and Ito
 }  # fmt: skip
 METHOD_MARKER = {"RK45": "o", "dopri5": "o", "Tsit5": "^", "DOP853": "s", "Dopri8": "s", "Taylor": "*", "LSODA": "X"}
 SAME_METHOD = ("RK45", "Tsit5", "DOP853")
+SAME = (
+    "CyRK's seconds over adaptode's, at the same method, tolerance and error: above 1, adaptode is faster. CyRK, @rhs and specialize store every step; "
+    "jit_solver, which like CyRK is called without Python between, brings back the end alone."
+)
 ENSEMBLES = (
     "Lorenz systems from 0 to 10 with different ρ, by `bench.ensemble`, on the clock. The error is the median over some trajectories; times at equal error "
     "are read off each solver's curve of time over error, at the error of adaptode's Tsit5 at 1e-6. All tolerances are in result.json."
@@ -55,7 +59,7 @@ def markdown(result: dict[str, Any], images: list[str], problems: list[str]) -> 
             parts.append(PROBLEMS[key].note[0].upper() + PROBLEMS[key].note[1:] + ".")
     parts += ["## One call", "Lotka–Volterra over 0.001 at 1e-6, one step: what a call costs whatever the problem.", _overhead_table(result["overhead"])]
     if any(row["library"] == "adaptode" and "seconds" in row for row in rows):
-        parts += ["## The same method", "CyRK's seconds over adaptode's, at the same method, tolerance and error: above 1, adaptode is faster."]
+        parts += ["## The same method", SAME]
         parts += [_same_method_table(result), "## Targets", _targets(result)]
     if result["ensemble"]:
         parts += ["## Ensembles", ENSEMBLES, _ensemble(result["ensemble"])]
