@@ -18,7 +18,8 @@ from .errors import InputError
 from .events import EventFinder, Found
 from .fields.protocol import Array, Bound
 from .fields.rhs import bind_rhs, compiled_rhs
-from .loop import Chunk, Integration, specialized
+from .integration import Chunk, Integration
+from .loop import specialized
 from .progress import Progress
 from .result import IVPResult, failure_message, warn_if_stiff
 from .solution import Status, StepInfo
@@ -245,6 +246,8 @@ def _span(t_span: Any) -> tuple[float, float]:
         raise InputError(f"`t_span` must be two numbers (t0, tf); got {t_span!r}") from None
     if not math.isfinite(t0) or math.isnan(tf):
         raise InputError(f"`t_span` must start at a finite time and end at a number, or at infinity with an event to stop at; got ({t0}, {tf})")
+    if math.isfinite(tf) and not math.isfinite(tf - t0):
+        raise InputError(f"the length of `t_span` is beyond the largest number; got ({t0}, {tf})")
     return t0, tf
 
 

@@ -7,12 +7,11 @@ from typing import Any
 import numba
 import numpy as np
 
-from ._jit import inline, specialize
 from .control import SMALLEST, Controller, compiled_first_guess, compiled_first_size, get_controller
 from .errors import InputError
 from .fields.rhs import Rhs
-from .fields.sockets import address_of, inlined_value
-from .loop import FRESH, NFEV, STATUS, H, Span, State, Store, advance
+from .fields.sockets import address_of
+from .loop import FRESH, NFEV, STATUS, H, Span, State, Store, specialized, stage_rows
 from .norms import scaled_rms
 from .solution import Status
 from .step import constant
@@ -45,9 +44,8 @@ def jit_solver(fun: Any, method: str | Tableau | type = "Tsit5", *, controller: 
     if not tab.adaptive:
         raise InputError(f"{tab.name} has no error estimate to choose steps by; jit_solver needs a method that has one")
     rule = get_controller(controller).with_(overshoot=False).rule(tab.error_order)
-    loop = specialize(advance, compiled=True, finish=inline, value=inlined_value(function), borrowed=constant(tab.coefficients()))
-    coefficients = constant(tab.coefficients())
-    stages, rows, estimates, order = tab.stages + tab.extra_stages, tab.stages - (tab.stiffness_pair or (tab.stages - 2,))[0], tab.estimates, tab.error_order
+    loop, coefficients = specialized(right_hand_side, tab), constant(tab.coefficients())
+    stages, rows, estimates, order = tab.stages + tab.extra_stages, stage_rows(tab), tab.estimates, tab.error_order
 
     @numba.njit(error_model="numpy", fastmath={"contract"}, nogil=True)
     def solver(t0, t1, y0, p, rtol, atol):

@@ -1,29 +1,24 @@
 """The loop, written once: attempts, accept or reject, outputs, log.
 
 `advance` is a dual function: compiled with an MLP inside, compiled with a user's function behind its address, or interpreted for a Python field.
-It works in chunks, so that Ctrl-C is seen, memory grows as needed and nothing is allocated inside. `Integration` holds what it works on.
+It works in chunks, so that Ctrl-C is seen, memory grows as needed and nothing is allocated inside; see `adaptode.integration`.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from ._jit import JIT_DISABLED, borrow, dual, inline, specialize
-from .control import Controller, accepts, first_step, next_factor, next_time
+from .control import accepts, next_factor, next_time
 from .dense import dense_state
 from .fields.mlp_kernels import mlp_value_row
-from .fields.protocol import Array, Bound
+from .fields.protocol import Array
 from .fields.rhs import Rhs
-from .fields.sockets import inlined_value, socket_value, through_socket
-from .norms import scaled_rms
-from .solution import Status, StepLog
-from .step import borrowed, bound_stages, bound_value, constant, finish, stages, value
+from .fields.sockets import inlined_value, socket_value
+from .solution import Status
+from .step import borrowed, bound_value, constant, finish, stages, unrolled, value
 from .tableau import Tableau
 
 T, H, Q1, Q2 = range(4)  # clock: time, next |h|, the two last accepted errors
@@ -99,6 +94,12 @@ def look_inside(theta, tab, span, state, store, t, t1):
 
 
 @dual
+def own_stages(theta, tab, t, h, y, Y, K):
+    """The stages of a step but the first."""
+    stages(theta, tab, t, h, y, 1, tab.b.size, Y, K)
+
+
+@dual
 def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     """At most `budget` attempts. state.count tells how many were logged (ROWS) and accepted (KEPT), and whether to go on (STATUS)."""
     y, y1, err, Y, K = borrow(state.y), borrow(state.y1), borrow(state.err), borrow(state.Y), borrow(state.K)
@@ -124,7 +125,7 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
             value(t, Y, 0, theta, K, 0)
             count[NFEV] += 1
             count[FRESH] = 1
-        stages(theta, tab, t, h, y, 1, s, Y, K)
+        own_stages(theta, tab, t, h, y, Y, K)
         count[NFEV] += s - 1
         q, stiffness = finish(tab, h, y, K, Y, atol, rtol, y1, err)
         accepted = accepts(rule, q)
@@ -163,9 +164,9 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
             count[STATUS] = _SUCCESS
 
 
-_advance_mlp = specialize(advance, compiled=True, value=mlp_value_row)
-_advance_socket = specialize(advance, compiled=True, value=socket_value)
-_advance_python = specialize(advance, compiled=False, value=bound_value)
+advance_mlp = specialize(advance, compiled=True, value=mlp_value_row)
+advance_socket = specialize(advance, compiled=True, value=socket_value)
+advance_python = specialize(advance, compiled=False, value=bound_value)
 
 
 _SPECIALIZED: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -178,223 +179,13 @@ def specialized(right_hand_side: Rhs, method: Tableau) -> Any:
         return None
     known = _SPECIALIZED.setdefault(function, {})
     if repr(method) not in known:
-        known[repr(method)] = specialize(advance, compiled=True, finish=inline, value=inlined_value(function), borrowed=constant(method.coefficients()))
+        value = inlined_value(function)
+        coefficients = method.coefficients()
+        bound = {"value": value, "borrowed": constant(coefficients), "own_stages": unrolled(coefficients, value, stage_rows(method))}
+        known[repr(method)] = specialize(advance, compiled=True, finish=inline, **bound)
     return known[repr(method)]
 
 
-class Chunk(NamedTuple):
-    """What some attempts left: their log and error vectors, and of the accepted ones the states they began with and their stages."""
-
-    log: StepLog
-    errors: Array
-    states: Array
-    stages: Array
-
-
-class Integration:
-    """A solve under way. The arguments have been checked; y0 is flat, (N,), and is copied.
-
-    `saveat` are output times in order, the last of them the end or before; `out` (k, N) receives them. `keep` holds some of "states", "errors", "stages"
-    and "dense", which are the stages with those of the continuous extension.
-    """
-
-    def __init__(
-        self,
-        bound: Bound,
-        y0: Array,
-        tspan: tuple[float, float],
-        method: Tableau,
-        control: Controller,
-        tolerances: tuple[Array, Array],
-        *,
-        saveat: Array,
-        max_step: float,
-        max_steps: int,
-        keep: frozenset[str],
-        advance: Any = None,
-    ) -> None:
-        t0, t1 = tspan
-        self.bound, self.method, self.control, self.tolerances, self.keep = bound, method, control, tolerances, keep
-        self.t0, self.size, dtype = t0, y0.size, y0.dtype
-        self.tab, self.rule = method.coefficients(dtype), control.rule(method.error_order)
-        self.span = Span(t1, 1.0 if t1 >= t0 else -1.0, float(max_step), int(max_steps), saveat)
-        stage_states = method.stages - method.stiffness_pair[0] if method.stiffness_pair else min(2, method.stages)
-        self.state = State(
-            y0.copy(),
-            np.empty(y0.size, dtype),
-            np.empty(method.estimates * y0.size, dtype),
-            np.empty((stage_states, y0.size), dtype),
-            np.empty((method.stages + method.extra_stages, y0.size), dtype),
-            np.array([t0, 0.0, self.rule.start, self.rule.start]),
-            np.zeros(8, np.int64),
-        )
-        self.out = np.empty((saveat.size, y0.size), dtype)
-        self.own_advance = advance
-        self.chunks: list[Chunk] = []
-        count = self.state.count
-        while count[SAVED] < saveat.size and saveat[count[SAVED]] == t0:
-            self.out[count[SAVED]] = self.state.y
-            count[SAVED] += 1
-        count[STATUS] = _RUNNING if t1 != t0 else _SUCCESS
-        self._stages = method.stages + method.extra_stages if "dense" in keep else method.stages * ("stages" in keep)
-        row_bytes = y0.itemsize * y0.size * (("states" in keep) + method.estimates * ("errors" in keep) + self._stages) + 40
-        self._largest = max(1, 2**26 // row_bytes)  # 64 MiB a chunk at most
-        self._budget = max(1, min(64, 2**20 // max(1, self.state.K.size)))
-
-    @property
-    def running(self) -> bool:
-        return bool(self.state.count[STATUS] == _RUNNING)
-
-    @property
-    def status(self) -> Status:
-        """Why it ended; a step that shrank away because nothing was finite any more is NONFINITE."""
-        status = Status(int(self.state.count[STATUS]))
-        if status is Status.STEP_TOO_SMALL and self.chunks:
-            log = next((chunk.log for chunk in reversed(self.chunks) if len(chunk.log)), None)
-            if log is not None and not np.isfinite(log.error[-1]):
-                return Status.NONFINITE
-        return status
-
-    @property
-    def t(self) -> float:
-        """The time reached."""
-        return float(self.state.clock[T])
-
-    @property
-    def nfev(self) -> int:
-        return int(self.state.count[NFEV])
-
-    @nfev.setter
-    def nfev(self, value: int) -> None:
-        self.state.count[NFEV] = value
-
-    def remember(self, log: StepLog) -> None:
-        """Take a log that was kept elsewhere for the chunks that were not."""
-        self.chunks = [Chunk(log, np.empty(0), np.empty(0), np.empty(0))]
-
-    def copy(self) -> Integration:
-        """An independent one at the same place; a Python right-hand side is shared."""
-        twin = copy.copy(self)
-        twin.state, twin.out, twin.chunks = State(*(array.copy() for array in self.state)), self.out.copy(), list(self.chunks)
-        return twin
-
-    @property
-    def saved(self) -> int:
-        """How many output times have been reached."""
-        return int(self.state.count[SAVED])
-
-    def start(self, first: float | None) -> None:
-        """f(t₀, y₀) and the first step size, `first` if given; a start that is not finite ends the solve here."""
-        if not self.running:
-            return
-        state, span, bound, control = self.state, self.span, self.bound, self.control
-        t0, f0, y = self.t0, state.K[0], state.y
-        atol, rtol = self.tolerances
-        f0[:] = np.nan  # what a field forgets to fill must not pass for an answer
-        bound.value(t0, y, bound.pack, f0)
-        state.count[NFEV], state.count[FRESH] = 1, 1
-        if not np.isfinite(f0).all():
-            state.count[STATUS] = _NONFINITE
-            return
-        if first is not None:
-            state.clock[H] = first
-            return
-        seconds = 0.0
-
-        def d2_at(h0: float) -> float:
-            nonlocal seconds
-            h = span.direction * h0
-            began = time.perf_counter()
-            bound.value(t0 + h, y + y.dtype.type(h) * f0, bound.pack, state.y1)
-            seconds = time.perf_counter() - began
-            state.count[NFEV] += 1
-            return scaled_rms(state.y1 - f0, y, y, atol, rtol)
-
-        limit = abs(span.end - t0) if control.clip_first_step else math.inf  # max_step limits it in the loop, as in SciPy
-        state.clock[H] = first_step(scaled_rms(y, y, y, atol, rtol), scaled_rms(f0, y, y, atol, rtol), d2_at, self.method.error_order, limit)
-        if seconds:  # as many attempts at first as surely take less than a tenth of a second
-            self._budget = max(self._budget, int(0.03 / (seconds * self.method.stages)))
-
-    def new_store(self, rows: int) -> Store:
-        """Room for that many attempts."""
-        state, keep, dtype = self.state, self.keep, self.state.y.dtype
-        return Store(
-            *(np.empty(rows) for _ in range(4)),
-            np.empty(rows, bool),
-            np.empty((rows if "errors" in keep else 0, state.err.size), dtype),
-            np.empty((rows if "states" in keep else 0, self.size), dtype),
-            np.empty((rows if self._stages else 0, self._stages, self.size), dtype),
-            self.out,
-        )
-
-    def enter(self, store: Store, budget: int) -> None:
-        """At most `budget` attempts into a store; `state.count` says how many."""
-        self._enter(self.tab, self.rule, self.span, *self.tolerances, self.state, store, budget)
-
-    def advance(self, budget: int | None = None) -> Chunk:
-        """Some attempts, as many as take a few hundredths of a second, or at most `budget`."""
-        state = self.state
-        rows = min(self._budget, self._largest, 4096 if not self.chunks else 2**16) if budget is None else budget
-        store = self.new_store(rows)
-        began = time.perf_counter()
-        state.count[ROWS] = state.count[KEPT] = 0
-        try:
-            self.enter(store, rows)
-        finally:  # an interrupt or an exception of the right-hand side loses nothing
-            made, kept = int(state.count[ROWS]), int(state.count[KEPT])
-            log = StepLog(*(column[:made] for column in store[:5]))
-            self.chunks.append(Chunk(log, store.errors[:made], store.states[:kept], store.stages[:kept]))
-        if budget is None:
-            seconds = time.perf_counter() - began
-            if seconds < 0.02:  # far below a tenth of a second: Ctrl-C can wait for more attempts
-                self._budget *= 4
-            elif seconds > 0.1:
-                self._budget = max(1, self._budget // 2)
-        return self.chunks[-1]
-
-    def _enter(self, *arguments: Any) -> None:
-        """`advance` by the copy that serves the field."""
-        bound = self.bound
-        if bound.kind == "mlp":
-            _advance_mlp(bound.pack, *arguments)
-        elif bound.kind == "python":
-            _advance_python(bound, *arguments)
-        else:
-            through_socket(self.own_advance or _advance_socket, _advance_python, bound, *arguments)
-
-    def extended(self, t: float, h: float, y: Array, K: Array) -> Array:
-        """The stages (S, N) of an accepted step with those of the continuous extension, a copy; K holds its own s."""
-        s, total = self.method.stages, self.method.stages + self.method.extra_stages
-        out = np.empty((total, self.size), K.dtype)
-        out[:s] = K[:s]
-        if total > s:
-            bound_stages(self.bound, self.tab, t, h, y, s, total, np.empty((2, self.size), K.dtype), out)
-        return out
-
-    def run(self) -> None:
-        """To the end."""
-        while self.running:
-            self.advance()
-
-    def log(self) -> StepLog:
-        """Every attempt so far."""
-        if not self.chunks:
-            return StepLog(*(np.empty(0, bool if i == 4 else float) for i in range(5)))
-        if len(self.chunks) == 1:
-            return self.chunks[0].log
-        columns = ("t", "h", "error", "stiffness", "accepted")
-        return StepLog(*(np.concatenate([getattr(chunk.log, name) for chunk in self.chunks]) for name in columns))
-
-    def grid(self) -> Array:
-        """The accepted times (m + 1,)."""
-        return np.append(np.concatenate([chunk.log.t[chunk.log.accepted] for chunk in self.chunks]) if self.chunks else np.empty(0), self.t)
-
-    def kept(self, what: str) -> Array:
-        """Rows of all chunks: "states" (m + 1, N) with the last one, "stages" (m, s, N), "errors" (attempts, N)."""
-        parts = [getattr(chunk, what) for chunk in self.chunks]
-        if what == "states":
-            parts.append(self.state.y[None])
-        if not parts:
-            shape = {"stages": (0, self._stages, self.size), "errors": (0, self.state.err.size)}[what]
-            return np.empty(shape, self.state.y.dtype)
-        return np.concatenate(parts)
+def stage_rows(method: Tableau) -> int:
+    """How many stage states are kept at a time: those from the stiffness pair's first on."""
+    return method.stages - method.stiffness_pair[0] if method.stiffness_pair else min(2, method.stages)

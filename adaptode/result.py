@@ -14,7 +14,7 @@ from .solution import Status, StepLog, explain
 from .tableau import get_tableau
 
 if TYPE_CHECKING:
-    from .loop import Integration
+    from .integration import Integration
     from .tableau import Tableau
 
 _SCIPY = ("message", "success", "status", "t", "y", "sol", "t_events", "y_events", "nfev", "njev", "nlu")

@@ -23,7 +23,8 @@ from .dense import DenseSolution
 from .errors import InputError
 from .fields.protocol import Array
 from .fields.sockets import PythonSocket, python_bound
-from .loop import KEPT, ROWS, STATUS, Integration
+from .integration import Integration
+from .loop import KEPT, ROWS, STATUS
 from .solution import Status, StepLog, explain
 from .tableau import BS32 as _BS32
 from .tableau import DOP853 as _DOP853

@@ -12,7 +12,8 @@ from .control import Controller, get_controller
 from .errors import InputError
 from .fields.protocol import Field
 from .independent import RunBatch, solve_rows
-from .loop import SAVED, Integration
+from .integration import Integration
+from .loop import SAVED
 from .solution import Run, explain
 from .tableau import Tableau, get_tableau
 

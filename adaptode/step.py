@@ -79,6 +79,16 @@ def _put(a, i, e, x):
 def _combine_blocks(y0, h, W, i, K, m, out, r, base):
     row = out if out.ndim == 1 else out[r]
     n = row.size
+    if n <= _BLOCK:
+        for e in range(n):
+            row[e] = y0[e] if base else out.dtype.type(0.0)
+        for j in range(m):
+            w = _at(W, i, j)
+            if w != 0.0:
+                w = out.dtype.type(h * w)
+                for e in range(n):
+                    row[e] += w * K[j, e]
+        return
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
         o = row[start:stop]
@@ -94,24 +104,27 @@ def _combine_blocks(y0, h, W, i, K, m, out, r, base):
                     o[e] += w * k[e]
 
 
+@inline
+def _combine_each(y0, h, W, i, K, m, out, r, base):
+    for e in range(K.shape[1]):
+        total = y0[e] if base else out.dtype.type(0.0)
+        for j in range(m):
+            w = _at(W, i, j)
+            if w != 0.0:
+                total += out.dtype.type(h * w) * K[j, e]
+        _put(out, r, e, total)
+
+
 @kernel(forceinline=True)
 def combine(y0, h, W, i, K, m, out, r, base=True):
     """out[r] = y0 + h Σ_{j<m} W[i, j] K[j], summed in the order of j; zero weights are skipped; without y0 if not `base`.
 
     W and out may be vectors, of which i and r then say nothing.
     """
-    n = K.shape[1]
-    zero = out.dtype.type(0.0)
-    if y0.size <= _SMALL:  # not `n`: were the compiler to know how small n is, it would sum with masked vectors, at twice the time
-        for e in range(n):
-            total = y0[e] if base else zero
-            for j in range(m):
-                w = _at(W, i, j)
-                if w != 0.0:
-                    total += out.dtype.type(h * w) * K[j, e]
-            _put(out, r, e, total)
-        return
-    _combine_blocks(y0, h, W, i, K, m, out, r, base)
+    if y0.size <= _SMALL:
+        _combine_each(y0, h, W, i, K, m, out, r, base)
+    else:
+        _combine_blocks(y0, h, W, i, K, m, out, r, base)
 
 
 @inline
@@ -196,6 +209,37 @@ def stages(theta, tab, t, h, y0, first, last, Y, K):
         r = r + 1 if r + 1 < rows else 0
 
 
+def unrolled(tab, value, rows):
+    """In the place of `stages` from the second to the last: a chain of functions, one a stage, in which its number and weights are constants of the code.
+
+    tab the coefficients, value the right-hand side by rows, rows the number of rows of Y
+    """
+
+    def link(before, i):
+        weights, node, r = tab.A[i, :i].copy(), tab.c[i], i % rows
+
+        @inline
+        def stage(theta, t, h, y0, Y, K):
+            before(theta, t, h, y0, Y, K)
+            _combine_each(y0, h, weights, 0, K, i, Y, r, True)
+            value(t + node * h, Y, r, theta, K, i)
+
+        return stage
+
+    @inline
+    def chain(theta, t, h, y0, Y, K):
+        pass
+
+    for i in range(1, tab.b.size):
+        chain = link(chain, i)
+
+    @inline
+    def stages(theta, tab, t, h, y0, Y, K):
+        chain(theta, t, h, y0, Y, K)
+
+    return stages
+
+
 @kernel(forceinline=True)
 def estimate(tab, h, y0, y1, K, atol, rtol, err):
     """Equation (2) or (2'): fills err, (N,) or (2 N,), and returns q; zeros without an embedded method."""
@@ -205,7 +249,7 @@ def estimate(tab, h, y0, y1, K, atol, rtol, err):
     return _of_two(tab, h, y0, y1, K, atol, rtol, err)
 
 
-@kernel
+@inline
 def _of_two(tab, h, y0, y1, K, atol, rtol, err):
     s, n = tab.b.size, y0.size
     combine(y0, h, tab.e, 0, K, s, err[:n], 0, False)

@@ -16,7 +16,8 @@ from .dense import DenseSolution
 from .errors import InputError, SolveError
 from .fields.protocol import Array
 from .fields.rhs import bind_rhs
-from .loop import KEPT, ROWS, Integration
+from .integration import Integration
+from .loop import KEPT, ROWS
 from .result import failure_message
 from .solution import StepInfo, StepLog
 from .tableau import Tableau, get_tableau

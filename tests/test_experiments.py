@@ -13,8 +13,8 @@ import pytest
 import scipy.stats
 from joblib.externals.loky import get_reusable_executor
 
-from adaptode.errors import InputError
 from adaptode import plotting
+from adaptode.errors import InputError
 from adaptode.experiments import jobs, mnist, mnist_report, moons, moons_report, plots, report, verdict
 from adaptode.solution import StepLog
 

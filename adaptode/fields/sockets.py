@@ -250,62 +250,79 @@ def through_socket(entry: Any, interpreted: Any, bound: Bound, *arguments: Any) 
     raise FieldError("the compiled function raised an exception that did not come again when it was called once more")
 
 
+class _Views(dict):
+    """Address -> array of one shape and dtype that lies there."""
+
+    def __init__(self, size: int, dtype: np.dtype) -> None:
+        self.bytes, self.dtype = ctypes.c_char * (size * dtype.itemsize), dtype
+
+    def __missing__(self, where: int) -> Array:
+        self[where] = view = np.frombuffer(self.bytes.from_address(where), self.dtype)
+        return view
+
+
 class PythonSocket:
     """A Python function f(t, y) -> array-like behind an address.
 
-    The function gets a copy of the state, what it returns is checked and copied, and its exception is kept in `.error`.
+    The function gets a copy of the state, what it returns is checked and copied, and its exception is kept for `reraise`.
     """
 
     def __init__(self, function: Callable[[float, Array], Any], shape: tuple[int], dtype: Any, name: str) -> None:
         self.function, self.shape, self.dtype, self.name = function, shape, np.dtype(dtype), name
-        self.error: BaseException | None = None
-        self.seen: dict[int, Array] = {}
-        self.keep = _PROTOTYPE(self._call)
+        self.errors: list[BaseException] = []
+        self.keep = _PROTOTYPE(_callback(function, _checker(shape, self.dtype, name), shape, self.dtype, self.errors))
         self.address = ctypes.cast(self.keep, ctypes.c_void_p).value
 
     def value(self, t: float, y: Array) -> Array:
         """f(t, y), an array of the state's shape and dtype."""
-        answer = self.function(t, y.copy())
-        if type(answer) is not np.ndarray or answer.dtype is not self.dtype:
-            answer = self._convert(t, answer)
-        if answer.shape != self.shape and not (answer.ndim == 0 and self.shape == (1,)):
-            raise InputError(f"{self.name} must return an array of shape {self.shape}, as y0; at t = {t:g} it returned shape {answer.shape}")
-        return answer
-
-    def _convert(self, t: float, answer: Any) -> Array:
-        try:
-            array = np.asarray(answer)
-            if array.dtype.kind == "c" and self.dtype.kind != "c":
-                raise InputError(f"{self.name} returned complex numbers at t = {t:g} for a real y0; give y0 a complex dtype")
-            if array.dtype.kind == "O" and any(value is None for value in array.flat):
-                raise InputError(f"{self.name} returned None at t = {t:g}: does it end without `return`?")
-            return array.astype(self.dtype)
-        except InputError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{self.name} must return numbers; at t = {t:g} it returned {type(answer).__name__} ({error})") from error
-
-    def _call(self, t: float, y: int, theta: int, out: int, n: int, m: int) -> int:
-        try:
-            seen = self.seen
-            if y not in seen:
-                seen[y] = self._array(y)
-            if out not in seen:
-                seen[out] = self._array(out)
-            seen[out][:] = self.value(t, seen[y])
-        except BaseException as error:  # noqa: BLE001 - handed on by `raise_from`; nothing may leave through C
-            self.error = error
-            return 0
-        return out
-
-    def _array(self, where: int) -> Array:
-        buffer = (ctypes.c_char * (self.shape[0] * self.dtype.itemsize)).from_address(where)
-        return np.frombuffer(buffer, self.dtype)
+        return _checker(self.shape, self.dtype, self.name)(t, self.function(t, y.copy()))
 
     def reraise(self) -> None:
         """Raise what the function raised, unchanged; an interrupt that came before it was called has no other trace."""
-        error, self.error = self.error, None
-        raise KeyboardInterrupt if error is None else error
+        raise self.errors.pop() if self.errors else KeyboardInterrupt
+
+
+def _callback(function: Any, checked: Any, shape: tuple[int], dtype: np.dtype, errors: list[BaseException]) -> Callable[..., int]:
+    """What C calls; no method, so that a solve leaves no cycle of references behind."""
+    views, array = _Views(shape[0], dtype), np.ndarray
+
+    def call(t: float, y: int, theta: int, out: int, n: int, m: int) -> int:
+        try:
+            answer = function(t, views[y].copy())
+            if type(answer) is list and len(answer) == n and type(answer[0]) is np.float64:  # the common case, without an array in between
+                views[out][:] = answer
+            elif type(answer) is array and answer.dtype is dtype and answer.shape == shape:
+                views[out][:] = answer
+            else:
+                views[out][:] = checked(t, answer)
+        except BaseException as error:  # noqa: BLE001 - nothing may leave through C
+            errors.append(error)
+            return 0
+        return out
+
+    return call
+
+
+def _checker(shape: tuple[int], dtype: np.dtype, name: str) -> Callable[[float, Any], Array]:
+    """(t, answer) -> the answer as an array of that shape (or a single number for it) and dtype; InputError in words where it is none."""
+
+    def checked(t: float, answer: Any) -> Array:
+        try:
+            array = np.asarray(answer)
+            if array.dtype.kind == "c" and dtype.kind != "c":
+                raise InputError(f"{name} returned complex numbers at t = {t:g} for a real y0; give y0 a complex dtype")
+            if array.dtype.kind == "O" and any(value is None for value in array.flat):
+                raise InputError(f"{name} returned None at t = {t:g}: does it end without `return`?")
+            array = array.astype(dtype, copy=False)
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} must return numbers; at t = {t:g} it returned {type(answer).__name__} ({error})") from error
+        if array.shape != shape and not (array.ndim == 0 and shape == (1,)):
+            raise InputError(f"{name} must return an array of shape {shape}, as y0; at t = {t:g} it returned shape {array.shape}")
+        return array
+
+    return checked
 
 
 def python_bound(socket: PythonSocket) -> Bound:
