@@ -18,11 +18,18 @@ def main() -> int:
     solve.add_argument("--only", nargs="+", metavar="PROBLEM", help="these problems")
     solve.add_argument("--contenders", nargs="+", metavar="NAME", help="these contenders or libraries")
     solve.add_argument("--no-ensemble", action="store_true", help="leave the ensembles out")
+    detest = commands.add_parser("detest", help="DETEST's nonstiff problems: true error in units of the tolerance")
+    detest.add_argument("--methods", nargs="+", default=["Tsit5", "Dopri5", "BS32", "DOP853"])
     arguments = parser.parse_args()
     if arguments.what == "train":
         from .train import table
 
         print(table(arguments.repeats))
+        return 0
+    if arguments.what == "detest":
+        from .detest import table as detest_table
+
+        print(detest_table(arguments.methods))
         return 0
     from .timing import pin_threads
 

@@ -108,6 +108,8 @@ def compiled_rhs(function: Any, args: tuple[Any, ...], p: Any) -> Rhs | None:
     """The compiled form f(t, y, p, dy) of what solve_ivp was given; None for a Python function, or one whose args are not numbers."""
     if isinstance(function, Rhs):
         return function
+    if JIT_DISABLED and p is not None and callable(function) and len(inspect.signature(function).parameters) == 4:
+        return Rhs(function)
     if not is_compiled(function):
         return None
     if p is not None or (not args and len(inspect.signature(function.py_func).parameters) == 4):
