@@ -153,7 +153,7 @@ def discrete(
     run: Run,
     y_bar: ArrayLike | None = None,
     *,
-    jumps: Iterable[tuple[float, ArrayLike]] = (),
+    jumps: Iterable[tuple[float, ArrayLike]] | None = None,
     error_bar: ArrayLike | None = None,
     stiffness_bar: ArrayLike | None = None,
 ) -> Gradient:
@@ -171,15 +171,14 @@ def discrete(
     """
     if not isinstance(run, Run):
         raise InputError(f"discrete(run, y_bar) starts with the run of adaptode.solve; got {type(run).__name__}")
-    jumps = list(jumps)
-    if y_bar is None and not jumps and error_bar is None and stiffness_bar is None:
+    if y_bar is None and jumps is None and error_bar is None and stiffness_bar is None:
         raise InputError("discrete needs a cotangent: y_bar, the gradient of a loss with respect to run.y1 or run.y, or jumps, error_bar, stiffness_bar")
     run.require_success()
     run.field.require("vjp")
     states = run.require_states("the discrete adjoint")
     steps, batch, n = run.grid.size - 1, *states.shape[1:]
     dtype, size = states.dtype, batch * n
-    outputs = _outputs(run, y_bar, jumps)
+    outputs = _outputs(run, y_bar, jumps or ())
     tab = run.method.coefficients(dtype)
     if stiffness_bar is not None and tab.pair_i < 0:
         raise InputError(f"{run.method.name} has no stiffness estimate to differentiate")
