@@ -135,7 +135,7 @@ def check_ivp_steps(first_step: Any, max_step: Any, length: float) -> None:
     for name, value in (("max_step", max_step), ("first_step", first_step)):
         if value is None and name == "first_step":
             continue
-        if not (isinstance(value, (int, float, np.integer, np.floating)) and value > 0):
+        if isinstance(value, bool) or not (isinstance(value, (int, float, np.integer, np.floating)) and value > 0):
             raise InputError(f"`{name}` must be positive. Got {value!r}")
     if first_step is not None and not (first_step <= length and first_step < np.inf):
         raise InputError(f"`first_step` exceeds bounds. Got {first_step!r} in a span of length {length:g}")

@@ -15,9 +15,9 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numba import types
@@ -105,19 +105,15 @@ def _needs_three(function: Any) -> bool:
     return not any(x.kind is x.VAR_POSITIONAL for x in parameters) and 3 == sum(x.default is x.empty and x.kind in (0, 1) for x in parameters)
 
 
-_SOCKETS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-
-
+@lru_cache(maxsize=128)
 def _socket_of(function: Any) -> Any:
     """The event's C function, made once."""
-    if function not in _SOCKETS:
-        signature = array_signature(2, np.float64)
-        compile_for(function, signature, "event", _USAGE, returns_nothing=False)
-        if not isinstance(function.overloads[signature].signature.return_type, types.Integer | types.Float | types.Boolean):
-            returned = function.overloads[signature].signature.return_type
-            raise FieldError(f"the compiled event `{function.py_func.__name__}` must return one real number, not {returned}.\n{_USAGE}")
-        _SOCKETS[function] = number_socket(function)
-    return _SOCKETS[function]
+    signature = array_signature(2, np.float64)
+    compile_for(function, signature, "event", _USAGE, returns_nothing=False)
+    returned = function.overloads[signature].signature.return_type
+    if not isinstance(returned, types.Integer | types.Float | types.Boolean):
+        raise FieldError(f"the compiled event `{function.py_func.__name__}` must return one real number, not {returned}.\n{_USAGE}")
+    return number_socket(function)
 
 
 class _NotANumber(Exception):

@@ -11,7 +11,7 @@ import numpy as np
 
 from .control import Controller, first_step
 from .fields.protocol import Array, Bound
-from .fields.sockets import through_socket
+from .fields.sockets import RaisedError, reraise
 from .loop import FRESH, KEPT, NFEV, ROWS, SAVED, STATUS, H, Span, State, Store, T, advance_mlp, advance_python, advance_socket, stage_rows
 from .norms import scaled_rms
 from .solution import Status, StepLog
@@ -198,7 +198,20 @@ class Integration:
         elif bound.kind == "python":
             advance_python(bound, *arguments)
         else:
-            through_socket(self.own_advance or advance_socket, advance_python, bound, *arguments)
+            self._through_socket(*arguments)
+
+    def _through_socket(self, *arguments: Any) -> None:
+        count = self.state.count
+        try:
+            (self.own_advance or advance_socket)(self.bound.pack, *arguments)
+        except RaisedError:
+            made = count[ROWS], count[KEPT]
+        else:
+            return
+        try:
+            reraise(advance_python, self.bound, *arguments[:-2], self.new_store(1), 1)
+        finally:  # what the exception is looked for with leaves no trace
+            count[ROWS], count[KEPT] = made
 
     def extended(self, t: float, h: float, y: Array, K: Array) -> Array:
         """The stages (S, N) of an accepted step with those of the continuous extension, a copy; K holds its own s."""

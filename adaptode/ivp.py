@@ -65,7 +65,7 @@ def solve_ivp(
     rtol, atol  numbers or (n,); rtol below 100 eps is raised to it with a warning
     first_step, max_step                        as in SciPy                      max_steps   attempts, accepted or not, before giving up
     controller  "scipy" (its RK45 and RK23 to rounding), "pi", "pid", … or a Controller                  p   (m,) parameters of a compiled right-hand side
-    callback    called with a `StepInfo` after each accepted step; a true answer ends the solve (status 1)
+    callback    called with a `StepInfo` after each accepted step but one that a terminal event cuts; a true answer ends the solve (status 1)
     progress    bar on stderr                                                    specialize  compile the loop around this right-hand side: seconds
                 once in a process, for the last factor of speed                  keep        "stages", "errors": keep these arrays in `.steps`
     options     unknown ones are named in a warning, as SciPy does
@@ -82,7 +82,8 @@ def solve_ivp(
     arguments = check_unpackable(args)
     state = check_initial(y0)
     check_ivp_steps(first_step, max_step, abs(tf - t0))
-    if not (isinstance(max_steps, (int, np.integer)) and max_steps > 0):
+    p = None if p is None else np.array(p)
+    if not (isinstance(max_steps, (int, np.integer)) and not isinstance(max_steps, bool) and max_steps > 0):
         raise InputError(f"max_steps must be a positive integer; got {max_steps!r}")
     tolerances = check_ivp_tolerances(rtol, atol, state)
     if not tab.adaptive and first_step is None:
@@ -91,7 +92,7 @@ def solve_ivp(
     kept = _kept(keep)
     if options:
         warnings.warn(f"The following arguments have no effect for a chosen solver: {', '.join(f'`{name}`' for name in options)}.", stacklevel=2)
-    bound = bind_rhs(fun, state, arguments, p, vectorized)
+    bound = bind_rhs(fun, t0, state, arguments, p, vectorized)
     finder = EventFinder(events, t0, state, args=arguments, p=p) if events is not None else None
     names = {"states"} | ({"dense"} if dense_output or finder else {"stages"} & kept) | ({"errors"} & kept)
     integration = Integration(
@@ -112,11 +113,11 @@ def solve_ivp(
     result = _result(integration, end, finder, times, dense_output, tab, kept)
     result.stats["seconds"] = time.perf_counter() - began
 
+    problem = (fun, (t0, float(result.t[-1]) if result.t.size else tf), state.copy())
+    same = {"method": tab, "vectorized": vectorized, "args": arguments, "max_step": max_step, "max_steps": max_steps, "controller": controller, "p": p}
+
     def again(**changes: Any) -> IVPResult:
-        same = {"method": tab, "events": None, "vectorized": vectorized, "args": args, "max_step": max_step, "max_steps": max_steps, "controller": controller}
-        same |= {"p": p, "rtol": tolerances[1], "atol": tolerances[0]}
-        tight = {name: value if np.size(value) > 1 or not isinstance(value, np.ndarray) else float(value[0]) for name, value in (same | changes).items()}
-        return solve_ivp(fun, (t0, result.t[-1]), y0, **tight)
+        return solve_ivp(*problem, **same | changes)
 
     result.remember(again, tab, tolerances)
     warn_if_stiff(result.steps, tab, stacklevel=3)
@@ -138,7 +139,15 @@ def _drive(integration: Integration, finder: EventFinder | None, callback: Any, 
     bar = Progress(progress, 0, 100, "solve", "%")
     try:
         while integration.running:
-            chunk = integration.advance(1 if single else None)
+            try:
+                chunk = integration.advance(1 if single else None)
+            except Exception:  # perhaps beyond the end: of the steps before it an event may be the last
+                chunk = integration.chunks[-1]
+                if finder is not None and len(chunk.states):
+                    found = finder.scan(*_steps(integration, chunk))
+                    if found.terminated:
+                        return _End(1, _EVENT, found)
+                raise
             if finder is not None and len(chunk.states):
                 found = finder.scan(*_steps(integration, chunk))
                 if found.terminated:

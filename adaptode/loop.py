@@ -7,8 +7,8 @@ It works in chunks, so that Ctrl-C is seen, memory grows as needed and nothing i
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from ._jit import JIT_DISABLED, borrow, dual, inline, specialize
 from .control import accepts, next_factor, next_time
@@ -169,21 +169,16 @@ advance_socket = specialize(advance, compiled=True, value=socket_value)
 advance_python = specialize(advance, compiled=False, value=bound_value)
 
 
-_SPECIALIZED: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-
-
 def specialized(right_hand_side: Rhs, method: Tableau) -> Any:
     """`advance` compiled around one right-hand side and one method's numbers; once in a process for each pair, some seconds."""
-    function = right_hand_side.dispatcher
-    if JIT_DISABLED:
-        return None
-    known = _SPECIALIZED.setdefault(function, {})
-    if repr(method) not in known:
-        value = inlined_value(function)
-        coefficients = method.coefficients()
-        bound = {"value": value, "borrowed": constant(coefficients), "own_stages": unrolled(coefficients, value, stage_rows(method))}
-        known[repr(method)] = specialize(advance, compiled=True, finish=inline, **bound)
-    return known[repr(method)]
+    return None if JIT_DISABLED else _specialized(right_hand_side.dispatcher, method)
+
+
+@lru_cache(maxsize=128)
+def _specialized(function: Any, method: Tableau) -> Any:
+    value, coefficients = inlined_value(function), method.coefficients()
+    bound = {"value": value, "borrowed": constant(coefficients), "own_stages": unrolled(coefficients, value, stage_rows(method))}
+    return specialize(advance, compiled=True, finish=inline, **bound)
 
 
 def stage_rows(method: Tableau) -> int:

@@ -166,7 +166,7 @@ def explain(status: Status, log: StepLog, t: float, slope: Array, name: str) -> 
         return "the end of the span was reached"
     where = f"at t = {t:.9g}"
     if not len(log):
-        return f"{name} is not finite {where}, the start{_component(slope)}; check y0, theta and the field there"
+        return f"{name} is not finite {where}, the start{_component(slope)}; check the initial values, the parameters and the function there"
     if not np.isfinite(slope).all():
         where += _component(slope)
     attempts = log.error[-5:]

@@ -64,7 +64,7 @@ class Stepper:
         if not tab.adaptive and first_step is None:
             raise InputError(f"{tab.name} has no error estimate to choose steps by; give its step as first_step=")
         check_ivp_steps(first_step, max_step, abs(t_bound - t0))
-        bound = bind_rhs(fun, state, check_unpackable(args), p, vectorized)
+        bound = bind_rhs(fun, float(t0), state, check_unpackable(args), p, vectorized)
         self._integration = Integration(
             bound,
             state,
@@ -147,6 +147,9 @@ class Stepper:
         twin._integration = self._integration.copy()
         twin._rows, twin._past = list(self._rows), list(self._past)
         return twin
+
+    def __deepcopy__(self, memo: Any) -> Stepper:
+        return self.copy()
 
     def sol(self, t: ArrayLike) -> Array:
         """Dense output of the last step: (n,) at a scalar time, (n, k) at times (k,). InputError before the first step."""

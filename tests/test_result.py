@@ -1,9 +1,12 @@
 """The result of solve_ivp: what it says, its pictures, its estimate of the global error, and when it calls a problem stiff."""
 
+import gc
 import pickle
 import warnings
+import weakref
 
 import matplotlib
+import numba
 import numpy as np
 import pytest
 import scipy.integrate
@@ -62,6 +65,35 @@ def test_the_global_error_is_estimated(span, times):
     assert estimate.error.shape == run.y.shape
     np.testing.assert_allclose(estimate.error, true, atol=0.1 * np.abs(true).max())
     assert estimate.largest == np.abs(estimate.error).max() and estimate.scaled > 1.0
+
+
+def test_the_estimate_solves_the_same_problem_whatever_became_of_its_arguments():
+    y0, p = np.array([1.0]), np.array([2.0])
+    run = ao.solve_ivp(lambda t, y, k: -k * y, (0.0, 1.0), y0, args=iter([2.0]), t_eval=[1.0])
+    y0[0] = 50.0
+    assert 0.0 < run.estimate_global_error().largest < 1e-2
+    decay = ao.rhs(lambda t, y, p, dy: _decay(y, p, dy))
+    run = ao.solve_ivp(decay, (0.0, 1.0), [1.0], p=p)
+    p[0] = 0.0
+    assert run.estimate_global_error().largest < 1e-2
+
+
+@numba.njit
+def _decay(y, p, dy):
+    dy[0] = -p[0] * y[0]
+
+
+def test_a_solve_leaves_no_cycle_behind():
+    gc.collect()
+    gc.disable()
+    try:
+        for fun in (oscillator, lambda t, y: np.array(oscillator(t, y))):
+            run = ao.solve_ivp(fun, (0.0, 1.0), [1.0, 0.0], dense_output=True, events=crossing)
+            watched = weakref.ref(run.y.base)
+            del run
+            assert watched() is None
+    finally:
+        gc.enable()
 
 
 def test_the_estimate_needs_something_to_compare(solved):

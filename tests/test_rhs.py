@@ -1,15 +1,18 @@
 """Right-hand sides: compiled ones in both manners, what they cost to call again, what is said of those that do not fit; the solver for compiled code."""
 
 import math
+import pickle
 
 import numba
 import numpy as np
 import pytest
+import scipy.integrate
 
 import adaptode as ao
 from adaptode import loop
 from adaptode._jit import JIT_DISABLED
 from adaptode.errors import FieldError, InputError
+from adaptode.tableau import METHODS
 
 needs_numba = pytest.mark.skipif(JIT_DISABLED, reason="nothing is compiled")
 
@@ -67,10 +70,9 @@ def test_every_manner_gives_the_same_solve(method):
 def test_specialized_is_the_same_solve_and_compiled_once(method):
     once = ao.solve_ivp(COMPILED, (0.0, 2.0), Y0, method, args=ARGS, specialize=True, **OPTIONS)
     agree(once, ao.solve_ivp(COMPILED, (0.0, 2.0), Y0, method, args=ARGS, **OPTIONS))
-    entry = loop._SPECIALIZED[COMPILED.dispatcher]
-    known = dict(entry)
+    made = loop.specialized(COMPILED, METHODS[method])
     again = ao.solve_ivp(COMPILED, (0.0, 2.0), Y0, method, args=ARGS, specialize=True, **OPTIONS)
-    assert dict(entry) == known and np.array_equal(once.y, again.y)
+    assert loop.specialized(COMPILED, METHODS[method]) is made and np.array_equal(once.y, again.y)
     # another function under the same code is another function
     scaled = ao.rhs(lambda t, y, p, dy: lorenz_twice(t, y, p, dy))
     faster = ao.solve_ivp(scaled, (0.0, 1.0), Y0, method, args=ARGS, specialize=True, **OPTIONS)
@@ -151,6 +153,94 @@ def test_parameters_given_wrongly(both):
 
 
 @needs_numba
+def test_a_function_that_leaves_its_arrays_is_refused():
+    """Compiled code takes whatever lies beyond an array for numbers; forgotten parameters are the usual cause."""
+    with pytest.raises(InputError, match=r"lorenz reads beyond its arrays: y0 has 3 and p 0 numbers. Give all its parameters"):
+        ao.solve_ivp(ao.rhs(lorenz), (0.0, 1.0), Y0)
+    with pytest.raises(InputError, match="y0 has 3 and p 2 numbers"):
+        ao.solve_ivp(ao.rhs(lorenz), (0.0, 1.0), Y0, p=ARGS[:2])
+    with pytest.raises(InputError, match="writes more derivatives than y0 has components, 2"):
+        ao.solve_ivp(ao.rhs(lorenz), (0.0, 1.0), Y0[:2], p=ARGS)
+
+    @ao.rhs
+    def too_many(t, y, p, dy):
+        for i in range(3):
+            dy[i] = -y[0]
+
+    with pytest.raises(InputError, match="writes more derivatives than y0 has components, 1"):
+        ao.solve_ivp(too_many, (0.0, 1.0), [1.0])
+
+    @ao.rhs
+    def constant(t, y, p, dy):
+        dy[0], dy[1] = 3.0, -7.0
+
+    assert ao.solve_ivp(constant, (0.0, 1.0), [0.0, 0.0]).success
+
+    @ao.rhs
+    def forgets(t, y, p, dy):
+        dy[0] = 1.0
+
+    assert "not finite at t = 0" in ao.solve_ivp(forgets, (0.0, 1.0), [0.0, 0.0]).message
+
+
+def test_complex_parameters_need_a_complex_state():
+    for given in ({"p": [1.0 + 5.0j]}, {"args": (5.0j,)}):
+        with pytest.raises(InputError, match="complex parameters but a real y0"):
+            ao.solve_ivp(ONE, (0.0, 1.0), [1.0], **given)
+    run = ao.solve_ivp(ONE, (0.0, 1.0), [1.0 + 0j], p=[1.0j], rtol=1e-8, atol=1e-10)
+    assert run.y[0, -1] == pytest.approx(np.exp(-1j), rel=1e-6)
+
+
+@ao.rhs
+def ONE(t, y, p, dy):
+    dy[0] = -p[0] * y[0]
+
+
+@needs_numba
+def test_what_cannot_be_adapted_is_called_from_python():
+    @numba.njit
+    def mixed(t, y):
+        return (y[1], 0)
+
+    @numba.njit
+    def index(t, y, k):
+        return np.array([-y[k], -y[0]])
+
+    @numba.njit
+    def number(t, y):
+        return -y[0]
+
+    for fun, y0, args in ((mixed, [1.0, 2.0], ()), (index, [1.0, 2.0], (1,)), (number, [1.0], ())):
+        ours = ao.solve_ivp(fun, (0.0, 1.0), y0, args=args)
+        scipys = scipy.integrate.solve_ivp(fun, (0.0, 1.0), y0, args=args)
+        np.testing.assert_allclose(ours.y, scipys.y, rtol=1e-9)
+
+
+def test_a_right_hand_side_can_be_pickled_after_use():
+    ao.solve_ivp(ONE, (0.0, 1.0), [1.0], p=[1.0])
+    twin = pickle.loads(pickle.dumps(ONE))
+    assert ao.solve_ivp(twin, (0.0, 1.0), [1.0], p=[1.0]).success
+
+
+@needs_numba
+def test_an_exception_beyond_a_terminal_event_is_not_met():
+    @ao.rhs
+    def boom(t, y, p, dy):
+        if t > 1.0:
+            raise ValueError("beyond")
+        dy[0] = 1.0
+
+    def half(t, y):
+        return y[0] - 0.5
+
+    half.terminal = True
+    run = ao.solve_ivp(boom, (0.0, 2.0), [0.0], events=half, max_step=0.05)
+    assert run.status == 1 and run.t[-1] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="beyond"):
+        ao.solve_ivp(boom, (0.0, 2.0), [0.0], events=lambda t, y: y[0] - 0.5, max_step=0.05)
+
+
+@needs_numba
 def test_an_exception_inside_compiled_code_comes_out_as_itself():
     @numba.njit
     def raises(t, y, p, dy):
@@ -213,5 +303,19 @@ def test_the_jitted_solver_says_how_it_ended():
     assert ao.Status(status) is ao.Status.MAX_STEPS and 0.0 < t < 1.0 and nfev == 2 + 3 * 6
     status, t, y, nfev = ao.jit_solver(blows_up)(0.0, 2.0, np.array([math.nan]), none, 1e-6, 1e-9)
     assert ao.Status(status) is ao.Status.NONFINITE and t == 0.0 and nfev == 1
+    for wrong in ((math.nan, 1.0, 1e-6), (0.0, math.nan, 1e-6), (0.0, math.inf, 1e-6), (0.0, 1.0, math.nan)):
+        status, *_, nfev = ao.jit_solver(blows_up)(*wrong[:2], start, none, wrong[2], 1e-9)
+        assert ao.Status(status) is ao.Status.NONFINITE and nfev == 0
     with pytest.raises(InputError, match="no error estimate"):
         ao.jit_solver(blows_up, "RK4")
+    with pytest.raises(InputError, match="takes"):
+        ao.jit_solver(lambda t, y: -y)
+
+
+@needs_numba
+def test_the_jitted_solver_takes_any_kind_of_numbers():
+    solver, truth = ao.jit_solver(ONE), math.exp(-2.0)
+    spread = np.array([2.0, 9.0, 9.0])[::2]
+    for y0, p in ((np.ones(1), np.array([2])), (np.ones(1, int), np.array([2.0])), (np.ones(1, np.float32), np.array([2.0], np.float32)), (np.ones(1), spread)):
+        status, _, y, _ = solver(0, 1, y0, p, 1e-8, 1e-10)
+        assert status == 0 and y[0] == pytest.approx(truth, rel=1e-6) and y0[0] == 1

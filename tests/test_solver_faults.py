@@ -50,7 +50,7 @@ def test_not_finite_at_the_start(method, bad):
 
     run = run_python(f, name="sick", **options_of(method))
     assert run.status is Status.NONFINITE and not run.success and run.nfev == 1 and len(run.steps) == 0
-    assert "sick is not finite at t = 0, the start (sample 1, component 0); check y0, theta" in run.message
+    assert "sick is not finite at t = 0, the start (sample 1, component 0); check the initial values" in run.message
     np.testing.assert_array_equal(run.states, Y0[None])
     assert run.grid.tolist() == [0.0] and run.y.size == 0
     assert str(run.steps).count("\n") == 0

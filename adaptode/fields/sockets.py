@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -244,17 +245,31 @@ def through_socket(entry: Any, interpreted: Any, bound: Bound, *arguments: Any) 
         return entry(bound.pack, *arguments)
     except RaisedError:
         pass
+    reraise(interpreted, bound, *arguments)
+
+
+def reraise(interpreted: Any, bound: Bound, *arguments: Any) -> None:
+    """Raise what the function behind a socket raised: outside of any handler, so that the traceback speaks of the function alone."""
     if bound.reraise is not None:
         bound.reraise()
     interpreted(bound, *arguments)
     raise FieldError("the compiled function raised an exception that did not come again when it was called once more")
 
 
+_SHORT = 16  # numbers up to which a list is copied faster than made an array
+_PLAIN = frozenset((float, int, np.float64))
+
+
+@lru_cache(maxsize=64)
+def _bytes(size: int) -> Any:
+    return ctypes.c_char * size
+
+
 class _Views(dict):
     """Address -> array of one shape and dtype that lies there."""
 
     def __init__(self, size: int, dtype: np.dtype) -> None:
-        self.bytes, self.dtype = ctypes.c_char * (size * dtype.itemsize), dtype
+        self.bytes, self.dtype = _bytes(size * dtype.itemsize), dtype
 
     def __missing__(self, where: int) -> Array:
         self[where] = view = np.frombuffer(self.bytes.from_address(where), self.dtype)
@@ -289,7 +304,7 @@ def _callback(function: Any, checked: Any, shape: tuple[int], dtype: np.dtype, e
     def call(t: float, y: int, theta: int, out: int, n: int, m: int) -> int:
         try:
             answer = function(t, views[y].copy())
-            if type(answer) is list and len(answer) == n and type(answer[0]) is np.float64:  # the common case, without an array in between
+            if type(answer) is list and len(answer) == n <= _SHORT and _PLAIN.issuperset(map(type, answer)):  # without an array in between
                 views[out][:] = answer
             elif type(answer) is array and answer.dtype is dtype and answer.shape == shape:
                 views[out][:] = answer
@@ -312,7 +327,7 @@ def _checker(shape: tuple[int], dtype: np.dtype, name: str) -> Callable[[float, 
             if array.dtype.kind == "c" and dtype.kind != "c":
                 raise InputError(f"{name} returned complex numbers at t = {t:g} for a real y0; give y0 a complex dtype")
             if array.dtype.kind == "O" and any(value is None for value in array.flat):
-                raise InputError(f"{name} returned None at t = {t:g}: does it end without `return`?")
+                raise InputError(f"{name} returned None, or None among its numbers, at t = {t:g}: does it end without `return`?")
             array = array.astype(dtype, copy=False)
         except InputError:
             raise
