@@ -110,6 +110,14 @@ class Integration:
         """Take a log that was kept elsewhere for the chunks that were not."""
         self.chunks = [Chunk(log, np.empty(0), np.empty(0), np.empty(0))]
 
+    def forget(self, first: int) -> None:
+        """Go back to where chunk number `first` began; what it cost stays counted."""
+        begun = next((chunk for chunk in self.chunks[first:] if len(chunk.states)), None)
+        if begun is not None:
+            self.state.clock[T], self.state.y[:] = begun.log.t[begun.log.accepted][0], begun.states[0]
+            self.state.count[STATUS] = _RUNNING
+        self.chunks = self.chunks[:first]
+
     def copy(self) -> Integration:
         """An independent one at the same place; a Python right-hand side is shared."""
         twin = copy.copy(self)

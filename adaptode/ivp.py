@@ -137,6 +137,7 @@ def _drive(integration: Integration, finder: EventFinder | None, callback: Any, 
     single = callback is not None or (finder is not None and bound.reraise is not None)
     length = abs(integration.span.end - integration.t0)
     bar = Progress(progress, 0, 100, "solve", "%")
+    scanned = 0
     try:
         while integration.running:
             try:
@@ -152,6 +153,7 @@ def _drive(integration: Integration, finder: EventFinder | None, callback: Any, 
                 found = finder.scan(*_steps(integration, chunk))
                 if found.terminated:
                     return _End(1, _EVENT, found)
+            scanned = len(integration.chunks)
             if callback is not None and len(chunk.states):
                 log, t, y = chunk.log, integration.t, integration.state.y.copy()
                 if callback(StepInfo(t, y, float(log.h[-1]), float(log.error[-1]), float(log.stiffness[-1]), integration.nfev)):
@@ -159,6 +161,8 @@ def _drive(integration: Integration, finder: EventFinder | None, callback: Any, 
             t = integration.t
             bar.tick(time.perf_counter(), int(100 * (abs(t - integration.t0) / length)), t=t)
     except KeyboardInterrupt:
+        if finder is not None:  # in the steps that it has not seen an event may have ended the solve
+            integration.forget(scanned)
         warnings.warn(f"interrupted at t = {integration.t:.9g}: the result holds the solution up to there", RuntimeWarning, stacklevel=3)
         return _End(-1, f"Interrupted at t = {integration.t:.9g}, before the end of the span.")
     finally:

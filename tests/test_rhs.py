@@ -241,6 +241,24 @@ def test_an_exception_beyond_a_terminal_event_is_not_met():
 
 
 @needs_numba
+def test_an_interrupt_while_events_are_looked_for_returns_what_was_looked_through():
+    @ao.rhs
+    def forward(t, y, p, dy):
+        dy[0] = 1.0
+
+    def late(t, y):
+        if t > 0.9:
+            raise KeyboardInterrupt
+        return y[0] - 1.0
+
+    late.terminal = True
+    with pytest.warns(RuntimeWarning, match="interrupted at t = "):
+        run = ao.solve_ivp(forward, (0.0, 5.0), [0.0], events=late, max_step=0.01, t_eval=np.linspace(0.0, 5.0, 501))
+    assert run.status == -1 and run.t.size < 91 and (run.t.size == 0 or run.t[-1] <= 0.9)
+    assert run.steps.accepted.sum() < 91 and "Interrupted" in run.message
+
+
+@needs_numba
 def test_an_exception_inside_compiled_code_comes_out_as_itself():
     @numba.njit
     def raises(t, y, p, dy):
