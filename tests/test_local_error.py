@@ -68,15 +68,21 @@ configurations = st.tuples(
 )
 
 
-@given(networks(), SPANS, adaptive_methods, CONTROLLERS, configurations, variates)
-def test_value_is_one_step_of_the_referees(network, span, method, controller, configuration, variate):
+def opened(network, span, method, controller, configuration, variate):
+    """A run, and the time, state and size of the step that LocalError opens in it."""
     sampling, estimate, step = configuration
     assume(not (estimate == "stiffness" and method == "BS32"))
     run = solved(network, span, method, controller=controller)
     assume(run.success)
     t = drawn(run, variate, sampling)
     u = states_at(run, frozen(run, network.naive, network.y), [t])[0]
-    h = step_size(run, network, t, u, step)
+    return run, t, u, step_size(run, network, t, u, step)
+
+
+@given(networks(), SPANS, adaptive_methods, CONTROLLERS, configurations, variates)
+def test_value_is_one_step_of_the_referees(network, span, method, controller, configuration, variate):
+    sampling, estimate, step = configuration
+    run, t, u, h = opened(network, span, method, controller, configuration, variate)
     term = LocalError(1.0, sampling, estimate=estimate, step=step).evaluate(run, variate)
     expected = local_penalty(run, network, t, h, network.theta, network.y, estimate) if h != 0 else 0.0
     # q's rounding is that of K / tolerance; S is 0/0 for tiny steps
@@ -96,12 +102,7 @@ def test_gradient_is_the_complex_step_with_what_is_detached_held(
     network, span, method, controller, configuration, variate, detach, seed
 ):
     sampling, estimate, step = configuration
-    assume(not (estimate == "stiffness" and method == "BS32"))
-    run = solved(network, span, method, controller=controller)
-    assume(run.success)
-    t = drawn(run, variate, sampling)
-    u = states_at(run, frozen(run, network.naive, network.y), [t])[0]
-    h = step_size(run, network, t, u, step)
+    run, t, u, h = opened(network, span, method, controller, configuration, variate)
     assume(abs(h) > 1e-2)
     s = naive.step(network.naive, t, h, u, run.method, 1e-4, 1e-4)
     if estimate == "error":
