@@ -16,7 +16,11 @@ from ..errors import FieldError, InputError
 from .protocol import Array, Bound
 from .sockets import PythonSocket, array_signature, compile_for, python_bound, socket_bound, value_socket
 
-_USAGE = "Write it as\n    @adaptode.rhs\n    def f(t, y, p, dy):\n        dy[0] = ...\nwith y and dy of length n and p the parameters, all flat arrays of float64."
+_USAGE = """Write it as
+    @adaptode.rhs
+    def f(t, y, p, dy):
+        dy[0] = ...
+with y and dy of length n and p the parameters, all flat arrays of float64."""
 _REMEMBERED = 128  # functions whose adapters are kept: these hold their functions, for which Numba's cycles are no garbage
 _MARGIN = 16  # numbers beyond the arrays of a first call, and two values for them that no derivative has by chance
 _BEYOND = (7.071067811865476e8, -1.618033988749895e-5)
@@ -59,14 +63,13 @@ class Rhs:
             raise InputError(f"{self.name} has complex parameters but a real y0; give y0 a complex dtype")
         dtype = y0.dtype
         p = np.array(p, dtype=dtype)
-        if not JIT_DISABLED and (y0.size, p.size, dtype) not in self._seen:
-            self.socket(dtype)
-            self._stay_inside(t0, y0, p)
-            self._seen.add((y0.size, p.size, dtype))
         if JIT_DISABLED:
             return Bound("python", self.dispatcher, None, None, p, 0)  # type: ignore[arg-type]
-        return socket_bound(self.socket(dtype), None, self.dispatcher, None, p)
-
+        socket, sizes = self.socket(dtype), (y0.size, p.size, dtype)
+        if sizes not in self._seen:
+            self._stay_inside(t0, y0, p)
+            self._seen.add(sizes)
+        return socket_bound(socket, None, self.dispatcher, None, p)
 
     def _stay_inside(self, t0: float, y0: Array, p: Array) -> None:
         """One call inside larger arrays: compiled code does not check its indices, and would take what lies beyond for numbers."""
@@ -91,8 +94,8 @@ class Rhs:
 def rhs(function: Callable[..., None]) -> Rhs:
     """Compile f(t, y, p, dy), which fills dy with the derivative of y at t for parameters p, on first use.
 
-    t float; y, dy (n,), p (m,) float64 arrays; y and p are to be read only, and every element of dy filled. The loop that calls it is compiled once for all and kept on disk: a new right-hand side costs its own
-    compilation only. InputError when it does not take four arguments.
+    t float; y, dy (n,), p (m,) float64 arrays; y and p are to be read only, and every element of dy filled. The loop that calls it is compiled once for
+    all and kept on disk: a new right-hand side costs its own compilation only. InputError when it does not take four arguments.
 
     >>> @rhs
     ... def decay(t, y, p, dy):
@@ -189,7 +192,8 @@ def _with_reasons(function: Any, args: tuple[Any, ...]) -> Any:
             return function(t, y, *more)
         except NumbaError as error:
             kinds = ", ".join(type(a).__name__ for a in args)
-            raise FieldError(f"the compiled right-hand side `{function.py_func.__name__}` does not compile for args of types ({kinds}).\n{_SCIPY_USAGE}") from error
+            name = function.py_func.__name__
+            raise FieldError(f"the compiled right-hand side `{name}` does not compile for args of types ({kinds}).\n{_SCIPY_USAGE}") from error
 
     return call
 

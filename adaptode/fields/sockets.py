@@ -18,7 +18,7 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
@@ -52,18 +52,38 @@ def _caller(signature: Any) -> Any:
 _call_value, _call_vjp = _caller(_VALUE), _caller(_VJP)
 
 
-def _pointer(element: Any) -> Any:
+def _array_at(element: Any) -> tuple[Any, Any]:
+    """The type of a flat array of `element`, and what generates a view of it, from the address and size that end an intrinsic's arguments."""
+    flat = types.Array(element, 1, "C")
+
+    def generate(context, builder, typed, values):
+        where, size = values[-2:]
+        view, native = context.make_array(flat)(context, builder), context.get_data_type(element)
+        item = context.get_constant(types.intp, context.get_abi_sizeof(native))
+        populate_array(view, data=builder.inttoptr(where, native.as_pointer()), shape=(size,), strides=(item,), itemsize=item, meminfo=None)
+        return view._getvalue()
+
+    return flat, generate
+
+
+def _view(element: Any) -> Any:
+    flat, generate = _array_at(element)
+
     @intrinsic
-    def pointer(context, address):
-        def generate(context, builder, typed, values):
-            return builder.inttoptr(values[0], context.get_value_type(typed.return_type))
+    def view(context, where, size):
+        return flat(where, size), generate
 
-        return types.CPointer(element)(_ADDRESS), generate
-
-    return pointer
+    return view
 
 
-_POINTERS = {code: _pointer(element) for code, element in _ELEMENTS.items()}
+_VIEWS = {code: _view(element) for code, element in _ELEMENTS.items()}
+
+
+@intrinsic
+def _view_like(context, array, where, size):
+    """A view (size,) of array's dtype at an address."""
+    flat, generate = _array_at(array.dtype)
+    return flat(array, where, size), generate
 
 
 class RaisedError(Exception):
@@ -109,42 +129,14 @@ def socket_pullback(t, y, pack, kept, w, y_bar, theta_bar):
         raise RaisedError
 
 
-def _view(code: str) -> Any:
-    pointer = _POINTERS[code]
-
-    @inline
-    def view(where, n):
-        return carray(pointer(where), (n,))
-
-    return view
-
-
-_VIEWS = {code: _view(code) for code in _ELEMENTS}
-
-
 def inlined_value(function: Any) -> Any:
     """`step.value` for one compiled function, with the same pack, called directly."""
 
     @inline
     def value(t, Y, r, pack, K, i):
-        function(t, Y[r], _like(Y, pack[2], np.intp(pack[3])), K[i])
+        function(t, Y[r], _view_like(Y, pack[2], np.intp(pack[3])), K[i])
 
     return value
-
-
-@intrinsic
-def _like(context, array, where, size):
-    """A view (size,) of array's dtype at an address."""
-    flat = types.Array(array.dtype, 1, "C")
-
-    def generate(context, builder, typed, values):
-        view = context.make_array(flat)(context, builder)
-        item = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
-        data = builder.inttoptr(values[1], context.get_data_type(array.dtype).as_pointer())
-        populate_array(view, data=data, shape=(values[2],), strides=(item,), itemsize=item, meminfo=None)
-        return view._getvalue()
-
-    return flat(array, where, size), generate
 
 
 def array_signature(count: int, dtype: Any) -> tuple[Any, ...]:
