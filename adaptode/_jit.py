@@ -106,8 +106,8 @@ def specialize(function: Callable[..., Any], *, compiled: bool, finish: Callable
     """A copy of a `dual` function, and of every `dual` function it calls, with the names in `field` bound to a kind of field.
 
     compiled=True makes the whole one kernel, kept on disk; compiled=False leaves the copies in Python, calling kernels as they are.
-    Binding by name and not by argument is what lets Numba keep the result on disk; what is bound to a user's function must not be (finish=inline or spliced), for the
-    file's name would not tell one from another.
+    Binding by name and not by argument is what lets Numba keep the result on disk; what is bound to a user's function must not be (finish=inline or
+    spliced), for the file's name would not tell one from another.
     """
     return _specialize(function, compiled, field, finish)
 

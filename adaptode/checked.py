@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from .tableau import Tableau
 
 
 def check_span(tspan: Any, name: str = "tspan") -> tuple[float, float]:
@@ -73,8 +76,32 @@ def check_steps(first_step: Any, max_step: Any, max_steps: Any) -> None:
         real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
         if not (real and value > 0 and (name == "max_step" or np.isfinite(value))) and not (name == "first_step" and value is None):
             raise InputError(f"{name} must be a positive number; got {value!r}")
+    check_max_steps(max_steps)
+
+
+def check_max_steps(max_steps: Any) -> None:
+    """InputError unless it is a positive integer."""
     if not (isinstance(max_steps, (int, np.integer)) and not isinstance(max_steps, bool) and max_steps > 0):
         raise InputError(f"max_steps must be a positive integer; got {max_steps!r}")
+
+
+def check_steppable(method: Tableau, first_step: Any) -> None:
+    """InputError for a method without an error estimate and without a step to take instead."""
+    if not method.adaptive and first_step is None:
+        raise InputError(f"{method.name} has no error estimate to choose steps by; give its step as first_step=")
+
+
+def check_bounds(t0: float, t_bound: float) -> None:
+    """InputError unless t0 is finite and t_bound a number, or infinite."""
+    if not np.isfinite(t0) or np.isnan(t_bound):
+        raise InputError(f"t0 must be finite and t_bound a number; got {t0} and {t_bound}")
+
+
+def warn_extraneous(options: dict[str, Any], stacklevel: int) -> None:
+    """SciPy's warning of options that a solver does not know; stacklevel as seen by the caller."""
+    if options:
+        names = ", ".join(f"`{name}`" for name in options)
+        warnings.warn(f"The following arguments have no effect for a chosen solver: {names}.", stacklevel=stacklevel + 1)
 
 
 def check_scale(y0: np.ndarray, atol: np.ndarray) -> None:

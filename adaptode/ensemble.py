@@ -28,11 +28,10 @@ from .lane_memory import LANES, Layout, layout
 from .lanes import JOB, Book, Task, lane_kernel
 from .lanes import T as TIME
 from .progress import Progress
-from .solution import Status
+from .solution import RUNNING, Status
 from .solver import solve
 from .tableau import Tableau, get_tableau
 
-_RUNNING = int(Status.RUNNING)
 _PER_TRAJECTORY = 8 * 8  # bytes of counts and of where it ended
 
 
@@ -147,7 +146,7 @@ def solve_ensemble(
     before anything is spent, for results that would not fit into memory.
     """
     tab, control = get_tableau(method), get_controller(controller)
-    if not tab.adaptive or getattr(tab, "estimates", 1) != 1:
+    if not tab.adaptive or tab.estimates != 1:
         raise InputError(f"solve_ensemble needs a method with one error estimate, such as Tsit5, Dopri5 or BS32; {tab.name} has not")
     t0, t1 = check_span(t_span, "t_span")
     times = check_saveat(t_eval, t0, t1, "t_eval", "t_span")
@@ -219,7 +218,7 @@ class _Workers:
         self._show(bar)
 
     def _show(self, bar: Progress) -> None:
-        bar.tick(time.perf_counter(), int(np.count_nonzero(self.book.status != _RUNNING)))
+        bar.tick(time.perf_counter(), int(np.count_nonzero(self.book.status != RUNNING)))
 
     def _take(self) -> tuple[int, int]:
         with self.lock:
@@ -278,7 +277,7 @@ def _compile(function: Any, name: str, tab: Tableau, n: int, m: int, places: Lay
 
 def _book(Y0: Array, P: Array, k: int) -> Book:
     counts, numbers = (([np.zeros(len(Y0), dtype) for _ in range(size)]) for dtype, size in ((np.int64, 5), (np.float64, 3)))
-    counts[0][:] = _RUNNING
+    counts[0][:] = RUNNING
     return Book(Y0, P, np.empty((len(Y0), k, Y0.shape[1])), *counts[:4], *numbers, counts[4])
 
 

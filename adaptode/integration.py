@@ -5,20 +5,20 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .control import Controller, first_step
+from .dense import DenseSolution
 from .fields.protocol import Array, Bound
 from .fields.sockets import RaisedError, reraise
 from .loop import FRESH, KEPT, NFEV, ROWS, SAVED, STATUS, H, Span, State, Store, T, advance_mlp, advance_python, advance_socket, stage_rows
 from .norms import scaled_rms
-from .solution import Status, StepLog
+from .solution import NONFINITE, RUNNING, SUCCESS, Attempt, Status, StepLog
 from .step import bound_stages
 from .tableau import Tableau
-
-_SUCCESS, _NONFINITE, _RUNNING = (int(s) for s in (Status.SUCCESS, Status.NONFINITE, Status.RUNNING))
 
 
 class Chunk(NamedTuple):
@@ -73,7 +73,7 @@ class Integration:
         while count[SAVED] < saveat.size and saveat[count[SAVED]] == t0:
             self.out[count[SAVED]] = self.state.y
             count[SAVED] += 1
-        count[STATUS] = _RUNNING if t1 != t0 else _SUCCESS
+        count[STATUS] = RUNNING if t1 != t0 else SUCCESS
         self._stages = method.stages + method.extra_stages if "dense" in keep else method.stages * ("stages" in keep)
         row_bytes = y0.itemsize * y0.size * (("states" in keep) + method.estimates * ("errors" in keep) + self._stages) + 40
         self._largest = max(1, 2**26 // row_bytes)  # 64 MiB a chunk at most
@@ -81,16 +81,18 @@ class Integration:
 
     @property
     def running(self) -> bool:
-        return bool(self.state.count[STATUS] == _RUNNING)
+        return bool(self.state.count[STATUS] == RUNNING)
 
     @property
     def status(self) -> Status:
         """Why it ended; a step that shrank away because nothing was finite any more is NONFINITE."""
+        return self.ended(next((chunk.log for chunk in reversed(self.chunks) if len(chunk.log)), None))
+
+    def ended(self, log: StepLog | None) -> Status:
+        """`status`, where the last attempts were logged elsewhere."""
         status = Status(int(self.state.count[STATUS]))
-        if status is Status.STEP_TOO_SMALL and self.chunks:
-            log = next((chunk.log for chunk in reversed(self.chunks) if len(chunk.log)), None)
-            if log is not None and not np.isfinite(log.error[-1]):
-                return Status.NONFINITE
+        if status is Status.STEP_TOO_SMALL and log and not np.isfinite(log.error[-1]):
+            return Status.NONFINITE
         return status
 
     @property
@@ -106,16 +108,12 @@ class Integration:
     def nfev(self, value: int) -> None:
         self.state.count[NFEV] = value
 
-    def remember(self, log: StepLog) -> None:
-        """Take a log that was kept elsewhere for the chunks that were not."""
-        self.chunks = [Chunk(log, np.empty(0), np.empty(0), np.empty(0))]
-
     def forget(self, first: int) -> None:
         """Go back to where chunk number `first` began; what it cost stays counted."""
         begun = next((chunk for chunk in self.chunks[first:] if len(chunk.states)), None)
         if begun is not None:
             self.state.clock[T], self.state.y[:] = begun.log.t[begun.log.accepted][0], begun.states[0]
-            self.state.count[STATUS] = _RUNNING
+            self.state.count[STATUS] = RUNNING
         self.chunks = self.chunks[:first]
 
     def copy(self) -> Integration:
@@ -140,7 +138,7 @@ class Integration:
         bound.value(t0, y, bound.pack, f0)
         state.count[NFEV], state.count[FRESH] = 1, 1
         if not np.isfinite(f0).all():
-            state.count[STATUS] = _NONFINITE
+            state.count[STATUS] = NONFINITE
             return
         if first is not None:
             state.clock[H] = first
@@ -176,6 +174,27 @@ class Integration:
     def enter(self, store: Store, budget: int) -> None:
         """At most `budget` attempts into a store; `state.count` says how many."""
         self._enter(self.tab, self.rule, self.span, *self.tolerances, self.state, store, budget)
+
+    def step(self, store: Store, note: Callable[[Attempt], None]) -> bool:
+        """Attempts, each in row 0 of the store and told to `note`, up to the first that is accepted; False when none can be made. In no chunk.
+
+        No generator: one would make another error of a StopIteration that the right-hand side raises.
+        """
+        count = self.state.count
+        count[KEPT] = 0
+        while not count[KEPT]:
+            count[ROWS] = 0
+            if self.running:
+                self.enter(store, 1)
+            if not count[ROWS]:
+                return False
+            note(Attempt(*(float(column[0]) for column in store[:4]), bool(store.accepted[0])))
+        return True
+
+    def last_step(self, store: Store) -> DenseSolution:
+        """The solution within the accepted step in row 0 of the store; it owns what it needs."""
+        t, h, y, K = float(store.t[0]), float(store.h[0]), store.states[0], store.stages[0]
+        return DenseSolution(self.method, np.array([t, self.t]), np.stack([y, self.state.y]), self.extended(t, h, y, K)[None])
 
     def advance(self, budget: int | None = None) -> Chunk:
         """Some attempts, as many as take a few hundredths of a second, or at most `budget`."""
@@ -238,7 +257,7 @@ class Integration:
     def log(self) -> StepLog:
         """Every attempt so far."""
         if not self.chunks:
-            return StepLog(*(np.empty(0, bool if i == 4 else float) for i in range(5)))
+            return StepLog.of(())
         if len(self.chunks) == 1:
             return self.chunks[0].log
         columns = ("t", "h", "error", "stiffness", "accepted")

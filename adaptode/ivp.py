@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checked import check_initial, check_ivp_steps, check_ivp_tolerances, check_unpackable
+from .checked import check_initial, check_ivp_steps, check_ivp_tolerances, check_max_steps, check_steppable, check_unpackable, warn_extraneous
 from .control import Controller, get_controller
 from .dense import DenseSolution
 from .errors import InputError
@@ -83,15 +83,12 @@ def solve_ivp(
     state = check_initial(y0)
     check_ivp_steps(first_step, max_step, abs(tf - t0))
     p = None if p is None else np.array(p)
-    if not (isinstance(max_steps, (int, np.integer)) and not isinstance(max_steps, bool) and max_steps > 0):
-        raise InputError(f"max_steps must be a positive integer; got {max_steps!r}")
+    check_max_steps(max_steps)
     tolerances = check_ivp_tolerances(rtol, atol, state)
-    if not tab.adaptive and first_step is None:
-        raise InputError(f"{tab.name} has no error estimate to choose steps by; give its step as first_step=")
+    check_steppable(tab, first_step)
     times = _output_times(t_eval, t0, tf)
     kept = _kept(keep)
-    if options:
-        warnings.warn(f"The following arguments have no effect for a chosen solver: {', '.join(f'`{name}`' for name in options)}.", stacklevel=2)
+    warn_extraneous(options, stacklevel=2)
     bound = bind_rhs(fun, t0, state, arguments, p, vectorized)
     finder = EventFinder(events, t0, state, args=arguments, p=p) if events is not None else None
     names = {"states"} | ({"dense"} if dense_output or finder else {"stages"} & kept) | ({"errors"} & kept)
@@ -214,7 +211,7 @@ def _result(integration: Integration, end: _End, finder: Any, times: Array | Non
     if not message and integration.status is Status.SUCCESS:
         message = _SUCCESS
     elif not message:
-        status, message = -1, failure_message(integration)
+        status, message = -1, failure_message(integration, log)
     return IVPResult(
         t=t,
         y=Y.T,

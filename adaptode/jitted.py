@@ -13,11 +13,9 @@ from .fields.rhs import Rhs, rhs
 from .fields.sockets import address_of
 from .loop import FRESH, NFEV, STATUS, H, Span, State, Store, specialized, stage_rows
 from .norms import scaled_rms
-from .solution import Status
+from .solution import NONFINITE, RUNNING, SUCCESS
 from .step import constant
 from .tableau import Tableau, get_tableau
-
-_RUNNING, _NONFINITE, _SUCCESS = int(Status.RUNNING), int(Status.NONFINITE), int(Status.SUCCESS)
 
 
 def jit_solver(fun: Any, method: str | Tableau | type = "Tsit5", *, controller: str | Controller = "scipy", max_steps: int = 1_000_000) -> Any:
@@ -27,8 +25,8 @@ def jit_solver(fun: Any, method: str | Tableau | type = "Tsit5", *, controller: 
     returns    solver(t0, t1, y0, p, rtol, atol) -> (status, t, y, nfev), a function of numba.njit, to be called from Python or from compiled code:
                y0 (n,), p (m,) arrays, rtol and atol numbers; status 0 when t1 was reached, else as in `adaptode.Status`; t, y (n,) where it ended
 
-    The same steps as `solve_ivp`, to rounding; no log, no outputs in between, and of the arguments only NaN is noticed. It compiles on its first call, some seconds,
-    and once in a process. What fun raises passes through.
+    The same steps as `solve_ivp`, to rounding; no log, no outputs in between, and of the arguments only NaN is noticed. It compiles on its first call, some
+    seconds, and once in a process. What fun raises passes through.
 
     >>> import numpy as np, adaptode as ao
     >>> @ao.rhs
@@ -53,17 +51,17 @@ def jit_solver(fun: Any, method: str | Tableau | type = "Tsit5", *, controller: 
         y, params = np.ascontiguousarray(y0).astype(np.float64), np.ascontiguousarray(p).astype(np.float64)  # both copies
         y1, err, Y, K = np.empty(n), np.empty(estimates * n), np.empty((rows, n)), np.empty((stages, n))
         if not (np.isfinite(t0) and np.isfinite(t1) and rtol >= 0.0 and atol >= 0.0):
-            return _NONFINITE, float(t0), y, 0
+            return NONFINITE, float(t0), y, 0
         clock, count = np.array([t0, 0.0, rule.start, rule.start]), np.zeros(8, np.int64)
         direction = 1.0 if t1 >= t0 else -1.0
         absolute, relative = np.array([atol]), np.array([rtol])
         function(t0, y, params, K[0])
-        count[NFEV], count[FRESH], count[STATUS] = 1, 1, _RUNNING
+        count[NFEV], count[FRESH], count[STATUS] = 1, 1, RUNNING
         for e in range(n):
             if not np.isfinite(K[0, e]):
-                return _NONFINITE, float(t0), y, 1
+                return NONFINITE, float(t0), y, 1
         if t1 == t0:
-            return _SUCCESS, float(t0), y, 1
+            return SUCCESS, float(t0), y, 1
         d1 = scaled_rms(K[0], y, y, absolute, relative)
         h0 = compiled_first_guess(scaled_rms(y, y, y, absolute, relative), d1, abs(t1 - t0))
         clock[H] = SMALLEST

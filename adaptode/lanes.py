@@ -17,16 +17,12 @@ from .control import SMALLEST, accepts, compiled_first_guess, compiled_first_siz
 from .dense import dense_state
 from .lane_memory import LANES, column, layout, window
 from .norms import scaled_rms, scaled_rms_lanes
-from .solution import Status
+from .solution import MAX_STEPS, NONFINITE, RUNNING, SUCCESS, TOO_SMALL
 from .step import combine_lanes
 from .tableau import Tableau
 
 JOB, STATUS, ATTEMPTS, NFEV, ACCEPTED, SAVED, AFTER_REJECT = range(7)  # a lane's counters; JOB: its trajectory, -1 when it idles
 T, T1, NEXT, Q, Q1, Q2, STAGE_T, KEEP = range(8)  # a lane's numbers: time, end of the attempt, next |h|, errors, time of a stage, 1 when accepted
-
-_SUCCESS, _TOO_SMALL, _MAX_STEPS, _NONFINITE, _RUNNING = (
-    int(s) for s in (Status.SUCCESS, Status.STEP_TOO_SMALL, Status.MAX_STEPS, Status.NONFINITE, Status.RUNNING)
-)
 
 
 class Task(NamedTuple):
@@ -181,12 +177,12 @@ def retire(memory, counts, book, l):
     """Write down how lane l's trajectory ended, and free the lane."""
     lane, h = window(memory, LANE, (8, LANES)), window(memory, H, (SIZE, LANES))
     j, status = counts[JOB, l], counts[STATUS, l]
-    if status == _TOO_SMALL and not lane[Q, l] < np.inf:
-        status = _NONFINITE
+    if status == TOO_SMALL and not lane[Q, l] < np.inf:
+        status = NONFINITE
     book.status[j], book.nfev[j] = status, counts[NFEV, l]
     book.accepted[j], book.rejected[j] = counts[ACCEPTED, l], counts[ATTEMPTS, l] - counts[ACCEPTED, l]
     book.t[j], book.h[j], book.error[j], book.component[j] = lane[T, l], h[0, l], lane[Q, l], -1
-    if status != _SUCCESS:
+    if status != SUCCESS:
         for k in range(counts[SAVED, l], book.out.shape[1]):
             for e in range(SIZE):
                 book.out[j, k, e] = np.nan
@@ -206,7 +202,7 @@ def begin(rule, task, memory, counts, book, l, j):
     lane = window(memory, LANE, (8, LANES))
     for i in range(counts.shape[0]):
         counts[i, l] = 0
-    counts[JOB, l], counts[STATUS, l] = j, _RUNNING
+    counts[JOB, l], counts[STATUS, l] = j, RUNNING
     for e in range(PARAMS):
         p[e] = memory[P + e * LANES + l] = book.P[j, e]
     for e in range(SIZE):
@@ -218,7 +214,7 @@ def begin(rule, task, memory, counts, book, l, j):
             book.out[j, counts[SAVED, l], e] = y[e]
         counts[SAVED, l] += 1
     if task.end == task.t0:
-        counts[STATUS, l] = _SUCCESS
+        counts[STATUS, l] = SUCCESS
         return
     rhs_alone(task.t0, y, p, f0)
     counts[NFEV, l] = 1
@@ -227,7 +223,7 @@ def begin(rule, task, memory, counts, book, l, j):
         memory[K + e * LANES + l] = f0[e]
         finite = finite and np.isfinite(f0[e])
     if not finite:
-        counts[STATUS, l] = _NONFINITE
+        counts[STATUS, l] = NONFINITE
         return
     lane[NEXT, l] = task.first_step
     if task.first_step > 0.0:
@@ -291,7 +287,7 @@ def settle(tab, rule, task, memory, counts, book):
         lane[T, l] = t1
         lane[Q2, l], lane[Q1, l] = lane[Q1, l], max(q, rule.floor)
         if task.direction * (t1 - task.end) >= 0.0:
-            counts[STATUS, l] = _SUCCESS
+            counts[STATUS, l] = SUCCESS
 
 
 @dual
@@ -307,13 +303,13 @@ def advance_lanes(tab, rule, task, memory, counts, book, first, stop, drain, siz
         busy = 0
         for l in range(LANES):
             while True:
-                if counts[JOB, l] >= 0 and counts[STATUS, l] == _RUNNING:
+                if counts[JOB, l] >= 0 and counts[STATUS, l] == RUNNING:
                     t = lane[T, l]
                     t1 = next_time(rule, t, lane[NEXT, l], task.end, task.direction, task.max_step, counts[AFTER_REJECT, l] != 0)
                     if t1 != t1:
-                        counts[STATUS, l] = _TOO_SMALL
+                        counts[STATUS, l] = TOO_SMALL
                     elif counts[ATTEMPTS, l] >= task.max_steps:
-                        counts[STATUS, l] = _MAX_STEPS
+                        counts[STATUS, l] = MAX_STEPS
                     else:
                         lane[T1, l] = t1
                         step[l] = t1 - t

@@ -17,16 +17,12 @@ from .fields.mlp_kernels import mlp_value_row
 from .fields.protocol import Array
 from .fields.rhs import Rhs
 from .fields.sockets import inlined_value, socket_value
-from .solution import Status
+from .solution import MAX_STEPS, NONFINITE, RUNNING, SUCCESS, TOO_SMALL
 from .step import borrowed, bound_value, constant, finish, stages, unrolled, value
 from .tableau import Tableau
 
 T, H, Q1, Q2 = range(4)  # clock: time, next |h|, the two last accepted errors
 ATTEMPTS, NFEV, SAVED, STATUS, AFTER_REJECT, FRESH, ROWS, KEPT = range(8)  # counters; FRESH: K[0] is f(t, y); ROWS, KEPT: of this chunk
-
-_SUCCESS, _TOO_SMALL, _MAX_STEPS, _NONFINITE, _RUNNING = (
-    int(s) for s in (Status.SUCCESS, Status.STEP_TOO_SMALL, Status.MAX_STEPS, Status.NONFINITE, Status.RUNNING)
-)
 
 
 class State(NamedTuple):
@@ -108,14 +104,14 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     tab, store = borrowed(tab), _borrowed(store)
     n, s = y.size, tab.b.size
     count[ROWS] = count[KEPT] = 0
-    while count[ROWS] < budget and count[STATUS] == _RUNNING:
+    while count[ROWS] < budget and count[STATUS] == RUNNING:
         t = float(clock[T])  # of Python's kind where interpreted: faster, and deaf to np.seterr
         t1 = next_time(rule, t, float(clock[H]), span.end, span.direction, span.max_step, count[AFTER_REJECT] != 0)
         if math.isnan(t1):
-            count[STATUS] = _TOO_SMALL
+            count[STATUS] = TOO_SMALL
             break
         if count[ATTEMPTS] >= span.max_steps:
-            count[STATUS] = _MAX_STEPS
+            count[STATUS] = MAX_STEPS
             break
         h = t1 - t
 
@@ -140,7 +136,7 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
         if tab.adaptive:
             clock[H] = abs(h) * next_factor(rule, q, clock[Q1], clock[Q2], accepted, count[AFTER_REJECT] != 0)
         elif not accepted:
-            count[STATUS] = _NONFINITE
+            count[STATUS] = NONFINITE
         count[AFTER_REJECT] = not accepted
         if not accepted:
             count[ROWS] = row + 1
@@ -161,7 +157,7 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
         clock[Q2], clock[Q1] = clock[Q1], max(q, rule.floor)
         count[FRESH] = tab.fsal
         if span.direction * (t1 - span.end) >= 0.0:
-            count[STATUS] = _SUCCESS
+            count[STATUS] = SUCCESS
 
 
 advance_mlp = specialize(advance, compiled=True, value=mlp_value_row)

@@ -152,7 +152,8 @@ def stability(method: Tableau, ratio: NDArray, ax: Axes | None = None, **style: 
     ax.contourf(x, y, size, levels=[0.0, 1.0], colors=["#dbe9f4"])
     ax.contour(x, y, size, levels=[1.0], colors=[PALETTE[0]], linewidths=1.4)
     ratio = ratio[np.isfinite(ratio)]
-    ax.plot(-extent * ratio, np.zeros_like(ratio), **{"marker": "|", "ls": "", "ms": 14, "color": REJECTED, "alpha": 0.5, "label": "|h| times stiffness"} | style)
+    look = {"marker": "|", "ls": "", "ms": 14, "color": REJECTED, "alpha": 0.5, "label": "|h| times stiffness"}
+    ax.plot(-extent * ratio, np.zeros_like(ratio), **look | style)
     ax.axhline(0.0, color="#808080", lw=0.8)
     ax.axvline(0.0, color="#808080", lw=0.8)
     ax.set(xlabel="Re hλ", ylabel="Im hλ", title=f"{method.name}: |R(hλ)| ≤ 1", aspect="equal", xlim=(x[0], x[-1]))

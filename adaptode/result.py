@@ -82,16 +82,11 @@ class IVPResult(dict):
         if self.t.size == 0:
             raise InputError("there is no output to compare: the result holds no times")
         atol, rtol = vars(self)["_tolerances"]
-        times, first = np.unique(self.t, return_index=True)
-        if self.t.size > 1 and self.t[-1] < self.t[0]:
-            times, first = times[::-1], first[::-1]
-        tight = vars(self)["_again"](t_eval=times, atol=_scalar(factor * atol), rtol=_scalar(np.maximum(factor * rtol, 100 * np.finfo(float).eps)))
+        new = np.append(True, self.t[1:] != self.t[:-1])  # a span of length zero has its one time twice
+        tight = vars(self)["_again"](t_eval=self.t[new], atol=_scalar(factor * atol), rtol=_scalar(np.maximum(factor * rtol, 100 * np.finfo(float).eps)))
         if not tight.success:
             raise InputError(f"the solve at tighter tolerances failed: {tight.message}")
-        error = np.zeros_like(self.y)
-        where = np.searchsorted(np.sort(times), self.t)
-        order = np.argsort(times)
-        error = self.y - tight.y[:, order][:, where]
+        error = self.y - tight.y[:, np.cumsum(new) - 1]
         scale = atol.reshape(-1, 1) + rtol.reshape(-1, 1) * np.abs(self.y)
         size = np.abs(error)
         return GlobalError(error, float(size.max(initial=0.0)), float((size / scale).max(initial=0.0)))
@@ -104,7 +99,8 @@ class IVPResult(dict):
         """
         from .plotting import plot_result
 
-        return plot_result(self, get_tableau(self.stats["method"]) if "_method" not in vars(self) else vars(self)["_method"], kind, ax, **style)
+        method = vars(self).get("_method") or get_tableau(self.stats["method"])
+        return plot_result(self, method, kind, ax, **style)
 
     def __str__(self) -> str:
         return summary(self)
@@ -136,12 +132,11 @@ def summary(result: IVPResult) -> str:
     return "\n".join(lines)
 
 
-def failure_message(integration: Integration) -> str:
-    """SciPy's sentence where it has one, and where, in which component, after which attempts, and what to try."""
-    status, state = integration.status, integration.state
-    K = state.K
-    bad = np.flatnonzero(~np.isfinite(K).all(axis=1)) if status is Status.NONFINITE and len(integration.log()) else []
-    text = explain(status, integration.log(), integration.t, K[bad[0]] if len(bad) else K[0], "fun")
+def failure_message(integration: Integration, log: StepLog) -> str:
+    """SciPy's sentence where it has one, and where, in which component, after which attempts (the last of `log`), and what to try."""
+    status, K = integration.ended(log), integration.state.K
+    bad = np.flatnonzero(~np.isfinite(K).all(axis=1)) if status is Status.NONFINITE and len(log) else []
+    text = explain(status, log, integration.t, K[bad[0]] if len(bad) else K[0], "fun")
     return f"{_TOO_SMALL}: {text}" if status is Status.STEP_TOO_SMALL else text
 
 

@@ -8,39 +8,28 @@ or by hand, step by step. The loop is the solver's own `advance`, given one atte
 from __future__ import annotations
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import DenseOutput, OdeSolver
 
-from .checked import check_ivp_steps, check_ivp_tolerances
+from .checked import check_bounds, check_ivp_steps, check_ivp_tolerances, warn_extraneous
 from .control import Controller, get_controller
 from .dense import DenseSolution
 from .errors import InputError
 from .fields.protocol import Array
 from .fields.sockets import PythonSocket, python_bound
 from .integration import Integration
-from .loop import KEPT, ROWS, STATUS
-from .solution import Status, StepLog, explain
+from .result import failure_message
+from .solution import Attempt, StepLog
 from .tableau import BS32 as _BS32
 from .tableau import DOP853 as _DOP853
 from .tableau import DOPRI5, TSIT5, Tableau
 
 _REMEMBERED = 5  # attempts that a message can tell of
-
-
-class Attempt(NamedTuple):
-    """One attempt at a step; the columns of `StepLog`."""
-
-    t: float
-    h: float
-    error: float
-    stiffness: float
-    accepted: bool
 
 
 class StepRecorder:
@@ -72,12 +61,7 @@ class StepRecorder:
     @property
     def log(self) -> StepLog:
         """The attempts so far, in columns."""
-        return _log(self._rows)
-
-
-def _log(rows: Any) -> StepLog:
-    columns = zip(*rows, strict=True) if len(rows) else [()] * 5
-    return StepLog(*(np.array(column, bool if i == 4 else np.float64) for i, column in enumerate(columns)))
+        return StepLog.of(self._rows)
 
 
 class ExplicitRungeKutta(OdeSolver):
@@ -112,9 +96,8 @@ class ExplicitRungeKutta(OdeSolver):
         recorder: Any = None,
         **extraneous: Any,
     ) -> None:
-        _warn_extraneous(extraneous)
-        if not math.isfinite(t0) or math.isnan(t_bound):
-            raise InputError(f"t0 must be finite and t_bound a number; got {t0} and {t_bound}")
+        warn_extraneous(extraneous, stacklevel=2)
+        check_bounds(t0, t_bound)
         if recorder is not None and not callable(getattr(recorder, "append", None)):
             raise InputError(f"recorder must be a list, a StepRecorder or another object with `append`; got {type(recorder).__name__}")
         super().__init__(fun, t0, y0, t_bound, vectorized, support_complex=True)
@@ -143,42 +126,27 @@ class ExplicitRungeKutta(OdeSolver):
             bound.value(float(t0), self.y, bound.pack, np.empty_like(self.y))
 
     def _step_impl(self) -> tuple[bool, str | None]:
-        integration, store, count = self._integration, self._store, self._integration.state.count
-        count[KEPT] = 0
-        while not count[KEPT]:
-            count[ROWS] = 0
-            if integration.running:
-                integration.enter(store, 1)
-            if not count[ROWS]:
-                return False, self._explain()
-            attempt = Attempt(float(store.t[0]), float(store.h[0]), float(store.error[0]), float(store.stiffness[0]), bool(store.accepted[0]))
-            self._last.append(attempt)
-            if self.recorder is not None:
-                self.recorder.append(attempt)
+        integration = self._integration
+        if not integration.step(self._store, self._note):
+            return False, failure_message(integration, StepLog.of(self._last))
         self.t, self.y = integration.t, integration.state.y.copy()
         return True, None
 
-    def _dense_output_impl(self) -> DenseOutput:
-        stages = self._integration.extended(self.t_old, self._store.h[0], self._store.states[0], self._store.stages[0])
-        return Interpolant(self.tableau, self.t_old, self.t, np.stack([self._store.states[0], self.y]), stages[None])
+    def _note(self, attempt: Attempt) -> None:
+        self._last.append(attempt)
+        if self.recorder is not None:
+            self.recorder.append(attempt)
 
-    def _explain(self) -> str:
-        """SciPy's sentence where it has one, and what the log and the stages of the last attempt tell."""
-        integration, log = self._integration, _log(self._last)
-        status, K = Status(int(integration.state.count[STATUS])), integration.state.K
-        if status is Status.STEP_TOO_SMALL and not math.isfinite(self._last[-1].error):
-            status = Status.NONFINITE
-        bad = np.flatnonzero(~np.isfinite(K).all(axis=1)) if status is Status.NONFINITE and self._last else [0]
-        text = explain(status, log, integration.t, K[bad[0] if len(bad) else 0], "fun")
-        return text if status is Status.NONFINITE else f"{self.TOO_SMALL_STEP[:-1]}: {text}"
+    def _dense_output_impl(self) -> DenseOutput:
+        return Interpolant(self.t_old, self.t, self._integration.last_step(self._store))
 
 
 class Interpolant(DenseOutput):
     """The state within one step: the method's continuous extension, exact at both ends. It owns what it needs, so later steps do not change it."""
 
-    def __init__(self, method: Tableau, t_old: float, t: float, states: Array, stages: Array) -> None:
+    def __init__(self, t_old: float, t: float, solution: DenseSolution) -> None:
         super().__init__(t_old, t)
-        self._solution = DenseSolution(method, np.array([t_old, t]), states, stages)
+        self._solution = solution
 
     def _call_impl(self, t: Array) -> Array:
         return self._solution(t)
@@ -206,9 +174,3 @@ class DOP853(ExplicitRungeKutta):
     """Dormand and Prince's pair of order 8 with Hairer's estimate, for tight tolerances: SciPy's `OdeSolver`, see `ExplicitRungeKutta`.   [HNW93]"""
 
     tableau = _DOP853
-
-
-def _warn_extraneous(options: dict[str, Any]) -> None:
-    if options:
-        names = ", ".join(f"`{name}`" for name in options)
-        warnings.warn(f"The following arguments have no effect for a chosen solver: {names}.", stacklevel=3)

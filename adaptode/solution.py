@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,12 @@ class Status(IntEnum):
     RUNNING = 100
 
 
+# The same as plain integers, which compiled code compares with its counters.
+SUCCESS, TOO_SMALL, MAX_STEPS, NONFINITE, RUNNING = (
+    int(s) for s in (Status.SUCCESS, Status.STEP_TOO_SMALL, Status.MAX_STEPS, Status.NONFINITE, Status.RUNNING)
+)
+
+
 class StepInfo(NamedTuple):
     """What is told of one accepted step: where it ended, t and y (n,); its length, scaled error and stiffness estimate; evaluations so far."""
 
@@ -34,6 +41,16 @@ class StepInfo(NamedTuple):
     error: float
     stiffness: float
     nfev: int
+
+
+class Attempt(NamedTuple):
+    """One attempt at a step; the columns of `StepLog`."""
+
+    t: float
+    h: float
+    error: float
+    stiffness: float
+    accepted: bool
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,12 @@ class StepLog:
 
     stages: Array | None = None
     err: Array | None = None
+
+    @classmethod
+    def of(cls, attempts: Collection[Attempt]) -> StepLog:
+        """The log of attempts collected one by one."""
+        columns = zip(*attempts, strict=True) if attempts else [()] * 5
+        return cls(*(np.array(column, bool if i == 4 else np.float64) for i, column in enumerate(columns)))
 
     def __len__(self) -> int:
         return self.t.size

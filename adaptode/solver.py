@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checked import check_finite, check_saveat, check_scale, check_span, check_steps, check_tolerances
+from .checked import check_finite, check_saveat, check_scale, check_span, check_steppable, check_steps, check_tolerances
 from .control import Controller, get_controller
 from .errors import InputError
 from .fields.protocol import Field
@@ -73,8 +73,7 @@ def solve(
     if keep not in _KEEP:
         raise InputError(f'keep must be "states", "stages" or "none"; got {keep!r}')
     check_steps(first_step, max_step, max_steps)
-    if not tab.adaptive and first_step is None:
-        raise InputError(f"{tab.name} has no error estimate to choose steps by; give its step as first_step=")
+    check_steppable(tab, first_step)
 
     wanted = times if times.size and times[-1] == t1 else np.append(times, t1)
     integration = Integration(

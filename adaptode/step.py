@@ -79,7 +79,7 @@ def _put(a, i, e, x):
 def _combine_blocks(y0, h, W, i, K, m, out, r, base):
     row = out if out.ndim == 1 else out[r]
     n = row.size
-    if n <= _BLOCK:
+    if n <= _BLOCK:  # without slices: a tenth faster at n = 28
         for e in range(n):
             row[e] = y0[e] if base else out.dtype.type(0.0)
         for j in range(m):

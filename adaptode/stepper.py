@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .checked import check_initial, check_ivp_steps, check_ivp_tolerances, check_unpackable
+from .checked import check_bounds, check_initial, check_ivp_steps, check_ivp_tolerances, check_steppable, check_unpackable
 from .control import Controller, get_controller
 from .dense import DenseSolution
 from .errors import InputError, SolveError
 from .fields.protocol import Array
 from .fields.rhs import bind_rhs
 from .integration import Integration
-from .loop import KEPT, ROWS
+from .loop import H
 from .result import failure_message
-from .solution import StepInfo, StepLog
+from .solution import Attempt, StepInfo, StepLog
 from .tableau import Tableau, get_tableau
 
 
@@ -59,10 +59,8 @@ class Stepper:
         controller: str | Controller = "scipy",
     ) -> None:
         tab, state = get_tableau(method), check_initial(y0)
-        if not math.isfinite(t0) or math.isnan(t_bound):
-            raise InputError(f"t0 must be finite and t_bound a number; got {t0} and {t_bound}")
-        if not tab.adaptive and first_step is None:
-            raise InputError(f"{tab.name} has no error estimate to choose steps by; give its step as first_step=")
+        check_bounds(t0, t_bound)
+        check_steppable(tab, first_step)
         check_ivp_steps(first_step, max_step, abs(t_bound - t0))
         bound = bind_rhs(fun, float(t0), state, check_unpackable(args), p, vectorized)
         self._integration = Integration(
@@ -78,7 +76,7 @@ class Stepper:
             keep=frozenset({"states", "stages"}),
         )
         self._integration.start(first_step)
-        self._rows: list[tuple[float, float, float, float, bool]] = []
+        self._rows: list[Attempt] = []
         self._past: list[_Moment] = []
         self._last: DenseSolution | None = None
 
@@ -92,7 +90,7 @@ class Stepper:
 
     @property
     def h(self) -> float:
-        return float(self._integration.state.clock[1])
+        return float(self._integration.state.clock[H])
 
     @property
     def nfev(self) -> int:
@@ -104,34 +102,22 @@ class Stepper:
 
     @property
     def steps(self) -> StepLog:
-        columns = zip(*self._rows, strict=True) if self._rows else [()] * 5
-        return StepLog(*(np.array(column, bool if i == 4 else float) for i, column in enumerate(columns)))
+        return StepLog.of(self._rows)
 
     def step(self) -> StepInfo:
         """One accepted step, after however many rejected attempts. SolveError, with the diagnosis, when none can be made; InputError at the end."""
         integration = self._integration
         if self.done:
             raise InputError(f"the stepper is at its end, t = {self.t:g}")
-        moment = self._moment()
-        count = integration.state.count
-        store = integration.new_store(1)
-        count[KEPT] = 0
+        moment, store = self._moment(), integration.new_store(1)
         try:
-            while not count[KEPT]:
-                count[ROWS] = 0
-                if integration.running:
-                    integration.enter(store, 1)
-                if not count[ROWS]:
-                    integration.remember(self.steps)
-                    raise SolveError(failure_message(integration))
-                self._rows.append((*(float(column[0]) for column in store[:4]), bool(store.accepted[0])))
+            if not integration.step(store, self._rows.append):
+                raise SolveError(failure_message(integration, self.steps))
+            self._last = integration.last_step(store)
         except BaseException:
             self._restore(moment)
             raise
         self._past.append(moment)
-        ends = np.array([store.t[0], self.t])
-        stages = integration.extended(float(store.t[0]), float(store.h[0]), store.states[0], store.stages[0])
-        self._last = DenseSolution(integration.method, ends, np.stack([store.states[0], integration.state.y]), stages[None])
         t, h, error, stiffness, _ = self._rows[-1]
         return StepInfo(self.t, self.y, h, error, stiffness, self.nfev)
 
