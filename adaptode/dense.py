@@ -91,23 +91,24 @@ def locate(run: Run, t: Any) -> Array:
 
 def evaluate(run: Run, t: Any) -> Array:
     """The states at times t from the accepted states, recomputing the stages of each step that is needed."""
-    states = run.require_states("dense output")
+    hidden, kept = run.coordinates, run.require_kept("dense output")
     times = np.atleast_1d(_times(t))
     steps = locate(run, times)
-    out = np.empty((times.size, *states.shape[1:]), states.dtype)
+    out = np.empty((times.size, kept[0].size), kept.dtype)
     if run.grid.size == 1:
-        out[:] = states[0]
-        return out[0] if np.ndim(t) == 0 else out
-    bound = run.field.bind(run.theta, states.shape[1], states.dtype)
-    tab = run.method.coefficients(states.dtype)
-    s, size = tab.c.size, states[0].size
-    K, Y = np.empty((s, size), states.dtype), np.empty((min(2, s), size), states.dtype)
-    for i in np.unique(steps):
-        t0, h, y0 = run.grid[i], run.grid[i + 1] - run.grid[i], states[i].ravel()
-        bound_stages(bound, tab, t0, h, y0, 0, s, Y, K)
-        for k in np.flatnonzero(steps == i):
-            dense_state(tab, (times[k] - t0) / h, h, y0, states[i + 1].ravel(), K, out[k].reshape(-1))
-    return out[0] if np.ndim(t) == 0 else out
+        out[:] = kept[0].ravel()
+    else:
+        bound = hidden.bind() if hidden else run.field.bind(run.theta, kept.shape[1], kept.dtype)
+        tab = run.method.coefficients(kept.dtype)
+        s, size = tab.c.size, kept[0].size
+        K, Y = np.empty((s, size), kept.dtype), np.empty((min(2, s), size), kept.dtype)
+        for i in np.unique(steps):
+            t0, h, y0 = run.grid[i], run.grid[i + 1] - run.grid[i], kept[i].ravel()
+            bound_stages(bound, tab, t0, h, y0, 0, s, Y, K)
+            for k in np.flatnonzero(steps == i):
+                dense_state(tab, (times[k] - t0) / h, h, y0, kept[i + 1].ravel(), K, out[k])
+    states = hidden.state(out) if hidden else out.reshape(-1, *kept.shape[1:])
+    return states[0] if np.ndim(t) == 0 else states
 
 
 class DenseSolution:

@@ -14,7 +14,7 @@ from .control import Controller, first_step
 from .dense import DenseSolution
 from .fields.protocol import Array, Bound
 from .fields.sockets import RaisedError, reraise
-from .loop import FRESH, KEPT, NFEV, ROWS, SAVED, STATUS, H, Span, State, Store, T, advance_mlp, advance_python, advance_socket, stage_rows
+from .loop import FRESH, KEPT, NFEV, ROWS, SAVED, STATUS, H, Span, State, Store, T, advance_hidden, advance_mlp, advance_python, advance_socket, stage_rows
 from .norms import scaled_rms
 from .solution import NONFINITE, RUNNING, SUCCESS, Attempt, Status, StepLog
 from .step import bound_stages
@@ -145,6 +145,12 @@ class Integration:
             return
         seconds = 0.0
 
+        hidden = bound.owner if bound.kind == "hidden" else None  # norms are of the state and the slope themselves
+        y_seen, direction = (y, lambda x: x) if hidden is None else (hidden.state(y).ravel(), lambda x: hidden.direction(x).ravel())
+
+        def size_of(x: Array) -> float:
+            return scaled_rms(x, y_seen, y_seen, atol, rtol)
+
         def d2_at(h0: float) -> float:
             nonlocal seconds
             h = span.direction * h0
@@ -152,10 +158,10 @@ class Integration:
             bound.value(t0 + h, y + y.dtype.type(h) * f0, bound.pack, state.y1)
             seconds = time.perf_counter() - began
             state.count[NFEV] += 1
-            return scaled_rms(state.y1 - f0, y, y, atol, rtol)
+            return size_of(direction(state.y1 - f0))
 
         limit = abs(span.end - t0) if control.clip_first_step else math.inf  # max_step limits it in the loop, as in SciPy
-        state.clock[H] = first_step(scaled_rms(y, y, y, atol, rtol), scaled_rms(f0, y, y, atol, rtol), d2_at, self.method.error_order, limit)
+        state.clock[H] = first_step(size_of(y_seen), size_of(direction(f0)), d2_at, self.method.error_order, limit)
         if seconds:  # as many attempts at first as surely take less than a tenth of a second
             self._budget = max(self._budget, int(0.03 / (seconds * self.method.stages)))
 
@@ -222,6 +228,8 @@ class Integration:
         bound = self.bound
         if bound.kind == "mlp":
             advance_mlp(bound.pack, *arguments)
+        elif bound.kind == "hidden":
+            advance_hidden(bound.pack, *arguments)
         elif bound.kind == "python":
             advance_python(bound, *arguments)
         else:

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 from ._jit import JIT_DISABLED, borrow, dual, inline, specialize
 from .control import accepts, next_factor, next_time
 from .dense import dense_state
+from .fields.hidden import hidden_value_row
 from .fields.mlp_kernels import mlp_value_row
 from .fields.protocol import Array
 from .fields.rhs import Rhs
 from .fields.sockets import inlined_value, socket_value
+from .lifted import hidden_measure
 from .solution import MAX_STEPS, NONFINITE, RUNNING, SUCCESS, TOO_SMALL
-from .step import borrowed, bound_value, constant, finish, stages, unrolled, value
+from .step import borrowed, bound_value, constant, measure, stages, unrolled, value
 from .tableau import Tableau
 
 T, H, Q1, Q2 = range(4)  # clock: time, next |h|, the two last accepted errors
@@ -123,7 +125,7 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
             count[FRESH] = 1
         own_stages(theta, tab, t, h, y, Y, K)
         count[NFEV] += s - 1
-        q, stiffness = finish(tab, h, y, K, Y, atol, rtol, y1, err)
+        q, stiffness = measure(theta, tab, h, y, K, Y, atol, rtol, y1, err)
         accepted = accepts(rule, q)
         count[ATTEMPTS] += 1
         row = count[ROWS]
@@ -161,6 +163,7 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
 
 
 advance_mlp = specialize(advance, compiled=True, value=mlp_value_row)
+advance_hidden = specialize(advance, compiled=True, value=hidden_value_row, measure=hidden_measure)
 advance_socket = specialize(advance, compiled=True, value=socket_value)
 advance_python = specialize(advance, compiled=False, value=bound_value)
 

@@ -12,6 +12,7 @@ import numpy as np
 from .errors import InputError, SolveError
 
 if TYPE_CHECKING:
+    from .fields.hidden import HiddenCoordinates
     from .fields.protocol import Array, Field
     from .tableau import Tableau
 
@@ -114,6 +115,7 @@ class Run:
     y1 (B, n)         the state at the end of the span
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
+    coordinates       None, or those of the last hidden layer, in which it was solved; kept_states and stages are then in them, and `states` made when asked for
     nfev              evaluations of the field                            status, message, success
     """
 
@@ -131,13 +133,21 @@ class Run:
     atol: Array
     rtol: Array
     end: Array
-    states: Array | None
+    kept_states: Array | None
     stages: Array | None
+    coordinates: HiddenCoordinates | None = None
 
     @property
     def success(self) -> bool:
         """True when the end of the span was reached."""
         return self.status >= 0
+
+    @property
+    def states(self) -> Array | None:
+        """The states (m + 1, B, n) at the accepted times, if they were kept."""
+        if self.kept_states is None or self.coordinates is None:
+            return self.kept_states
+        return self.coordinates.state(self.kept_states)
 
     @property
     def y1(self) -> Array:
@@ -159,11 +169,16 @@ class Run:
             raise SolveError(self.message, self)
         return self
 
-    def require_states(self, what: str) -> Array:
-        """The states at the accepted times; InputError when the run kept none."""
-        if self.states is None:
+    def require_kept(self, what: str) -> Array:
+        """What was kept of the states at the accepted times, in `coordinates`; InputError when nothing was."""
+        if self.kept_states is None:
             raise InputError(f'{what} needs the states at the accepted times; solve with keep="states" (the default)')
-        return self.states
+        return self.kept_states
+
+    def require_states(self, what: str) -> Array:
+        """The states (m + 1, B, n) at the accepted times; InputError when the run kept none."""
+        kept = self.require_kept(what)
+        return kept if self.coordinates is None else self.coordinates.state(kept)
 
     def accepted(self, column: str) -> Array:
         """A column of the log at the accepted attempts only."""

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from .checked import check_finite, check_saveat, check_scale, check_span, check_steppable, check_steps, check_tolerances
 from .control import Controller, get_controller
 from .errors import InputError
-from .fields.protocol import Field
+from .fields.hidden import HiddenCoordinates, has_hidden, hidden_pays
+from .fields.protocol import Array, Field
 from .independent import RunBatch, solve_rows
 from .integration import Integration
 from .loop import SAVED
@@ -36,6 +37,7 @@ def solve(
     max_steps: int = 10_000,
     keep: str = "states",
     batch: str = "joint",
+    coordinates: str = "auto",
 ) -> Run | RunBatch:
     """Integrate y′ = f(t, y; θ) for a batch of states stepped jointly, every attempt logged.
 
@@ -48,6 +50,8 @@ def solve(
     first_step length of the first step; None: Hairer's rule (one evaluation more). Fixed-step methods need it: it is their step
     max_steps  attempts, accepted or not, before giving up
     keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), or "none"
+    coordinates "state", "hidden" or "auto": whether an MLP with a linear last layer is stepped in the coordinates of its last hidden layer, which is the same solve
+               to rounding (docs/change-of-variables.md); "auto": where that takes fewer multiplications
     batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
 
     "DOP853", of order 8, is for tight tolerances; a step with outputs between its ends takes three evaluations more than its twelve.
@@ -60,7 +64,7 @@ def solve(
         raise InputError(f"solve needs a field, not {type(field).__name__}: wrap a function f(t, y, theta) as adaptode.PythonField(f, n=...)")
     if batch != "joint":
         options = {"method": tab, "rtol": rtol, "atol": atol, "saveat": saveat, "controller": control, "first_step": first_step}
-        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep}
+        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep, "coordinates": coordinates}
         return solve_rows(batch, solve, field, theta, y0, tspan, options)
     y0, theta = field.check(y0, theta)
     theta = theta.copy()  # a run is a record: updating the caller's parameters in place must not change it
@@ -75,10 +79,11 @@ def solve(
     check_steps(first_step, max_step, max_steps)
     check_steppable(tab, first_step)
 
+    hidden = _hidden(coordinates, field, theta, y0, tab)
     wanted = times if times.size and times[-1] == t1 else np.append(times, t1)
     integration = Integration(
-        field.bind(theta, rows, dtype),
-        y0.ravel(),
+        hidden.bind() if hidden else field.bind(theta, rows, dtype),
+        np.zeros(math.prod(hidden.shape), dtype) if hidden else y0.ravel(),
         (t0, t1),
         tab,
         control,
@@ -94,22 +99,37 @@ def solve(
     log, state, out = integration.log(), integration.state, integration.out
     saved = int(state.count[SAVED])
     status = integration.status
-    shape = (-1, rows, field.n)
+
+    def seen(x: Array) -> Array:
+        return hidden.state(x) if hidden else x.reshape(*x.shape[:-1], rows, field.n)
+
+    slope = hidden.direction(state.K[0]) if hidden else seen(state.K[0])
     return Run(
         t=times[: min(saved, times.size)],
-        y=out[: min(saved, times.size)].reshape(shape),
+        y=seen(out[: min(saved, times.size)]),
         steps=log,
         grid=integration.grid(),
         nfev=integration.nfev,
         status=status,
-        message=explain(status, log, integration.t, state.K[0].reshape(rows, field.n), field.name),
+        message=explain(status, log, integration.t, slope, field.name),
         field=field,
         theta=theta,
         tspan=(t0, t1),
         method=tab,
         atol=tolerances[0],
         rtol=tolerances[1],
-        end=out[-1].reshape(rows, field.n) if saved == out.shape[0] else state.y.reshape(rows, field.n),
-        states=None if keep == "none" else integration.kept("states").reshape(shape),
+        end=seen(out[-1] if saved == out.shape[0] else state.y),
+        kept_states=None if keep == "none" else integration.kept("states") if hidden else seen(integration.kept("states")),
         stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
+        coordinates=hidden,
     )
+
+
+def _hidden(coordinates: str, field: Field, theta: Array, y0: Array, tab: Tableau) -> HiddenCoordinates | None:
+    """The coordinates to solve in, or None for the state's own."""
+    if coordinates not in ("auto", "state", "hidden"):
+        raise InputError(f'coordinates must be "auto", "state" or "hidden"; got {coordinates!r}')
+    if coordinates == "hidden" and not has_hidden(field):
+        raise InputError(f'coordinates="hidden" needs an MLP with a hidden layer and a linear last one, without preactivation; got {field!r}')
+    chosen = coordinates == "hidden" or (coordinates == "auto" and hidden_pays(field, tab.stages))
+    return HiddenCoordinates(field, theta, y0) if chosen else None

@@ -243,17 +243,27 @@ def unrolled(tab, value, rows):
 @kernel(forceinline=True)
 def estimate(tab, h, y0, y1, K, atol, rtol, err):
     """Equation (2) or (2'): fills err, (N,) or (2 N,), and returns q; zeros without an embedded method."""
-    if tab.e_low.size == 0:
-        combine(y0, h, tab.e, 0, K, tab.b.size if tab.adaptive else 0, err, 0, False)
-        return scaled_rms(err, y0, y1, atol, rtol)
-    return _of_two(tab, h, y0, y1, K, atol, rtol, err)
+    error_vector(tab, h, y0, K, err)
+    return scaled_error(tab, err, y0, y1, atol, rtol)
 
 
-@inline
-def _of_two(tab, h, y0, y1, K, atol, rtol, err):
+@kernel(forceinline=True)
+def error_vector(tab, h, y0, K, err):
+    """Equation (2, left) or (2', left): fills err, (N,) or (2 N,); y0 says how long one is."""
     s, n = tab.b.size, y0.size
-    combine(y0, h, tab.e, 0, K, s, err[:n], 0, False)
-    combine(y0, h, tab.e_low, 0, K, s, err[n:], 0, False)
+    if tab.e_low.size == 0:
+        combine(y0, h, tab.e, 0, K, s if tab.adaptive else 0, err, 0, False)
+    else:
+        combine(y0, h, tab.e, 0, K, s, err[:n], 0, False)
+        combine(y0, h, tab.e_low, 0, K, s, err[n:], 0, False)
+
+
+@kernel(forceinline=True)
+def scaled_error(tab, err, y0, y1, atol, rtol):
+    """Equation (2, right) or (2', right): q of an error vector."""
+    if tab.e_low.size == 0:
+        return scaled_rms(err, y0, y1, atol, rtol)
+    n = y0.size
     q = scaled_rms(err[:n], y0, y1, atol, rtol)
     d = math.hypot(q, 0.1 * scaled_rms(err[n:], y0, y1, atol, rtol))
     if d == 0.0 or not d < math.inf:  # an infinite d must not divide an overflow away
@@ -262,25 +272,43 @@ def _of_two(tab, h, y0, y1, K, atol, rtol, err):
 
 
 @kernel(forceinline=True)
+def end_state(tab, h, y0, K, Y, y1):
+    """Equation (1, right) after the stages."""
+    if tab.fsal:  # a_s = b: the last stage state is y₁ already
+        r = _turn(tab.b.size - 1, Y.shape[0])
+        for e in range(y1.size):
+            y1[e] = Y[r, e]
+    else:
+        combine(y0, h, tab.b, 0, K, tab.b.size, y1, 0)
+
+
+@inline
+def pair_rows(tab, Y):
+    """The rows of Y in which the stiffness pair's states are."""
+    return _turn(tab.pair_i, Y.shape[0]), _turn(tab.pair_j, Y.shape[0])
+
+
+@kernel(forceinline=True)
 def finish(tab, h, y0, K, Y, atol, rtol, y1, err):
     """Equations (1, right), (2) or (2') and (3) after the stages; returns (q, S).
 
     Y holds the stage states from the stiffness pair's first on, row i in Y[i % rows]; err is (N,), or (2 N,) with two estimates.
     """
-    s, rows = tab.b.size, Y.shape[0]
-    if tab.fsal:  # a_s = b: the last stage state is y₁ already
-        r = _turn(s - 1, rows)
-        for e in range(y1.size):
-            y1[e] = Y[r, e]
-    else:
-        combine(y0, h, tab.b, 0, K, s, y1, 0)
+    end_state(tab, h, y0, K, Y, y1)
     q = estimate(tab, h, y0, y1, K, atol, rtol, err)
     stiffness = np.nan
     if tab.pair_i >= 0:
+        i, j = pair_rows(tab, Y)
         n_d = rms_rows(K, tab.pair_j, tab.pair_i)
-        n_g = rms_rows(Y, _turn(tab.pair_j, rows), _turn(tab.pair_i, rows))
+        n_g = rms_rows(Y, j, i)
         stiffness = n_d / (n_g * tab.constant) if n_g > 0.0 else 0.0
     return q, stiffness
+
+
+@dual
+def measure(theta, tab, h, y0, K, Y, atol, rtol, y1, err):
+    """`finish`; bound by `specialize` to another where the state's norms are not those of its numbers."""
+    return finish(tab, h, y0, K, Y, atol, rtol, y1, err)
 
 
 @dual
@@ -296,12 +324,9 @@ def linearized_stages(theta, tab, t, h, y0, first, last, Y, K, kept, have_K):
 
 
 @kernel
-def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y1_bar, q_bar, stiffness_bar, err_bar, y0_bar, K_bar, Y_bar):
-    """Equations (4) or (4'), (5) and (6): adds to y0_bar (N,), K_bar (s, N) and Y_bar (2, N), the cotangents of the stage pair's states.
-
-    y1_bar (N,) and err_bar, of err's size, are the incoming cotangents and are added to (4).
-    """
-    s, n = tab.b.size, y0.size
+def scaled_error_vjp(tab, err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar):
+    """Equation (4) or (4'): adds the cotangents of `scaled_error`."""
+    n = y0.size
     if tab.e_low.size == 0:
         scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
     elif q_bar != 0.0:
@@ -311,6 +336,16 @@ def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y1_bar, q_bar, stiffnes
             r = q_e / d
             scaled_rms_vjp(err[:n], y0, y1, atol, rtol, q_e, q_bar * r * (2.0 - r * r), err_bar[:n], y0_bar, y1_bar)
             scaled_rms_vjp(err[n:], y0, y1, atol, rtol, q_low, -0.01 * q_bar * r * r * (q_low / d), err_bar[n:], y0_bar, y1_bar)
+
+
+@kernel
+def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y1_bar, q_bar, stiffness_bar, err_bar, y0_bar, K_bar, Y_bar):
+    """Equations (4) or (4'), (5) and (6): adds to y0_bar (N,), K_bar (s, N) and Y_bar (2, N), the cotangents of the stage pair's states.
+
+    y1_bar (N,) and err_bar, of err's size, are the incoming cotangents and are added to (4).
+    """
+    s, n = tab.b.size, y0.size
+    scaled_error_vjp(tab, err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
     combine_vjp(h, tab.b, s, y1_bar, K_bar)
     add(y1_bar, y0_bar)
     if tab.adaptive:

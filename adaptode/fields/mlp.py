@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import CODES, SMOOTH, activation_code
+from ..activations import CODES, IDENTITY, SMOOTH, activation_code
 from ..checked import check_rng
 from ..errors import InputError, MissingDerivativeError
 from . import mlp_kernels as kernels
@@ -110,14 +110,7 @@ class MLP(Field):
         return theta
 
     def bind(self, theta: Array, batch: int, dtype: Any) -> Bound:
-        widest = max(self.sizes)
-        largest = max(a * b for a, b in zip(self.sizes[:-1], self.sizes[1:], strict=True))
-        work = np.empty(3 * batch * widest + max(largest, widest), dtype)
-        theta = np.ascontiguousarray(theta, dtype=dtype)
-        kept = batch * (
-            (2 * self.n if self.preactivation != "identity" else 0) + 2 * sum(self.sizes[1:-1]) + (self.n if self.outer != "identity" else 0)
-        )
-        pack = (theta, self.meta, work)
+        pack, kept = mlp_pack(theta, self.meta, batch, dtype)
         return Bound("mlp", kernels.mlp_value, kernels.mlp_linearize, kernels.mlp_pullback, pack, kept)
 
     def jvp(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
@@ -153,3 +146,14 @@ class MLP(Field):
         if rough:
             known = ", ".join(name for name in CODES if name in SMOOTH)
             raise MissingDerivativeError(f"{what} of {self!r} needs second derivatives, which {rough[0]} has not; use one of {known}")
+
+
+def mlp_pack(theta: Array, meta: Array, batch: int, dtype: Any, shift: Array | None = None) -> tuple[tuple[Array, ...], int]:
+    """What the kernels take in the place of theta, and how many numbers `mlp_linearize` keeps."""
+    sizes = meta[kernels.SIZES :]
+    widest, largest = sizes.max(), (sizes[:-1] * sizes[1:]).max()
+    work = np.empty(3 * batch * widest + max(largest, widest), dtype)
+    shift = np.empty(0, dtype) if shift is None else shift
+    before, after = meta[kernels.PRE] != IDENTITY, meta[kernels.OUTER] != IDENTITY
+    kept = batch * (2 * sizes[0] * before + 2 * sizes[1:-1].sum() + sizes[-1] * after)
+    return (np.ascontiguousarray(theta, dtype=dtype), meta, work, shift), int(kept)

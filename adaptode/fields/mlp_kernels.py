@@ -11,8 +11,9 @@ Rows are samples. Layer l = 1 … L, with x₀ = p(y), slopes D = σ′(z), curv
      W̄ = xᵀ z̄ + Σ_m ẋ_mᵀ ż̄_m,   b̄ = Σ_B z̄,   v̄ = t b̄
      and below the first layer, through p:   ȳ = p′ ⊙ x̄ + p″ ⊙ Σ_m u_m ⊙ ẋ̄₀ₘ
 
-Parameters lie flat, layer after layer: W (in, out) row by row, v (out) where present, b (out). `pack` is (theta, meta, work);
-meta = [L, time mode, preactivation, hidden activation, outer activation, n₀, …, n_L], work three areas of B max(n) and one of max(in·out, out).
+Parameters lie flat, layer after layer: W (in, out) row by row, v (out) where present, b (out). `pack` is (theta, meta, work, shift);
+meta = [L, time mode, preactivation, hidden activation, outer activation, n₀, …, n_L], work three areas of B max(n) and one of max(in·out, out),
+shift (B n₁,) is added to z of the first layer, or is empty; its cotangent goes after the parameters' in theta_bar.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _affine(t, x, theta, start, sees_time, z):
 @kernel
 def mlp_value(t, y, pack, out):
     """Equation (1) through all layers: out = f(t, y; θ), flat."""
-    theta, meta, work = pack
+    theta, meta, work, shift = pack
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     area = batch * _widest(meta)
@@ -80,6 +81,8 @@ def mlp_value(t, y, pack, out):
         m = meta[SIZES + layer + 1]
         z = _matrix(out, 0, batch, m) if layer == layers - 1 else _matrix(work, (layer % 2) * area, batch, m)
         start = _affine(t, x, theta, start, _sees_time(meta, layer), z)
+        if layer == 0 and shift.size > 0:
+            _add(shift, z.reshape(z.size))
         code = _code(meta, layer)
         if code != IDENTITY:
             flat = z.reshape(z.size)
@@ -99,7 +102,7 @@ def mlp_linearize(t, y, pack, out, kept):
 
     With an empty `out` only what is kept is computed.
     """
-    theta, meta, work = pack
+    theta, meta, work, shift = pack
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     x = _matrix(y, 0, batch, n)
@@ -120,6 +123,8 @@ def mlp_linearize(t, y, pack, out, kept):
             z = _matrix(kept, k, batch, size // batch)
         start = _affine(t, x, theta, start, _sees_time(meta, layer), z)
         flat = z.reshape(size)
+        if layer == 0 and shift.size > 0:
+            _add(shift, flat)
         if not last:
             activate(meta[HIDDEN], flat, flat, kept[k + size : k + 2 * size])
             k += 2 * size
@@ -145,6 +150,12 @@ def _parameters(meta, layer):
 
 
 @kernel
+def _add(x, out):
+    for i in range(x.size):
+        out[i] += x[i]
+
+
+@kernel
 def _multiply(a, b, out):
     for i in range(a.size):
         out[i] = a[i] * b[i]
@@ -153,7 +164,7 @@ def _multiply(a, b, out):
 @kernel
 def mlp_pushforward(pack, batch, kept, directions, y_dot, out):
     """Equation (2) for `directions` tangents a sample, slopes from `mlp_linearize`: y_dot and out are flat (B, directions, n)."""
-    theta, meta, _ = pack
+    theta, meta, _, _ = pack
     layers, n = meta[LAYERS], meta[SIZES]
     rows = batch * directions
     x_dot = y_dot.copy().reshape(rows, n)
@@ -211,7 +222,7 @@ def _layer_gradient(t, x, z_bar, start, sees_time, weights, theta_bar):
 @kernel
 def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
     """Equation (3) from the last layer to the first, with what `mlp_linearize` kept; adds to y_bar and theta_bar."""
-    theta, meta, work = pack
+    theta, meta, work, shift = pack
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     area = batch * _widest(meta)
@@ -234,6 +245,8 @@ def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
         else:
             x = _matrix(y, 0, batch, m)
         _layer_gradient(t, x, z_bar, start, _sees_time(meta, layer), weights, theta_bar)
+        if layer == 0 and shift.size > 0:
+            _add(z_bar.reshape(shift.size), theta_bar[theta.size :])
         x_bar = _matrix(work, (layer % 2) * area, batch, m)
         np.dot(z_bar, _matrix(theta, start, m, z_bar.shape[1]).T, x_bar)
         flat = x_bar.reshape(size)
@@ -252,7 +265,7 @@ def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
 @kernel
 def mlp_bilinear(t, y, pack, directions, u, w, y_bar, theta_bar):
     """Equation (4): adds the gradient of Σ_b Σ_m ⟨w_bm, J_b u_bm⟩; u and w are flat (B, directions, n)."""
-    theta, meta, work = pack
+    theta, meta, work, _ = pack
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     rows = batch * directions

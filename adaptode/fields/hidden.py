@@ -1,0 +1,178 @@
+"""An MLP with a linear last layer in the coordinates of its last hidden layer: the same solve with smaller products.
+
+Rows are samples. Let x = x_{L−1}(t, y) be the last hidden layer, x̂ = [x, t, 1] and Ŵ = [W_L; v_L; b_L] its (m, n) weights (t and v_L where that layer sees the
+time). The field is x̂ Ŵ, so that
+
+(1)  y(t) = y₀ + α(t) Ŵ,   α′ = x̂,   α(t₀) = 0
+(2)  and the first layer sees   y W₁ = z₀ + α M,   z₀ = y₀ W₁,   M = Ŵ W₁
+
+α has m components where y has n. A Runge–Kutta step commutes with linear maps of the state, so its stages, error vector and continuous extension are those
+of α times Ŵ: the same numbers but for rounding. The norms of y are taken by `adaptode.lifted`.
+
+The parameters of the small system are [M, v₁, b₁], then layers 2 … L − 1 as they lie in the MLP's, then z₀, an additive parameter of each sample. With
+their cotangents M̄, z̄₀ summed over all stages, and outputs y_k = y₀ + α_k Ŵ:
+
+(3)  ᾱ_k = ȳ_k Ŵᵀ
+(4)  W̄₁ = y₀ᵀ z̄₀ + Ŵᵀ M̄,   Ŵ̄ = M̄ W₁ᵀ + Σ_k α_kᵀ ȳ_k,   ȳ₀ = z̄₀ W₁ᵀ + Σ_k ȳ_k
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._jit import inline, kernel
+from ..activations import IDENTITY
+from . import mlp_kernels as kernels
+from .mlp import MLP, mlp_pack
+from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_value
+from .protocol import Array, Bound
+
+
+class Lift(NamedTuple):
+    """Equation (1) for compiled code: base y₀ (B, n), weights Ŵ (m, n), R (m, m) of Ŵᵀ = Q R; and room for what `adaptode.lifted` works on.
+
+    at (2, B m)      α of the two states lifted last       states (2, B n)   they themselves; `newest` (1,) is the number of the newer
+    err (2 B n,)     a lifted error vector                  pair (B m,)       a difference of two stages
+    """
+
+    base: Array
+    weights: Array
+    factor: Array
+    at: Array
+    states: Array
+    newest: Array
+    err: Array
+    pair: Array
+
+
+@inline
+def _width(meta):
+    return meta[kernels.SIZES + meta[kernels.LAYERS]]
+
+
+@kernel
+def _spread(t, x, width, out):
+    """out = [x, t, 1] or [x, 1], row by row."""
+    batch = x.size // width
+    m = out.size // batch
+    for b in range(batch):
+        for j in range(width):
+            out[b * m + j] = x[b * width + j]
+        if m == width + 2:
+            out[b * m + width] = t
+        out[b * m + m - 1] = 1.0
+
+
+@kernel
+def hidden_value(t, a, pack, out):
+    """x̂ at the state α = a, flat (B m,)."""
+    inner, x, _ = pack
+    mlp_value(t, a, inner, x)
+    _spread(t, x, _width(inner[1]), out)
+
+
+@kernel
+def hidden_value_row(t, Y, r, pack, K, i):
+    """`hidden_value` of one row into another."""
+    hidden_value(t, Y[r], pack, K[i])
+
+
+@kernel
+def hidden_linearize(t, a, pack, out, kept):
+    """`hidden_value` that keeps what its transpose needs; with an empty `out` only that."""
+    inner, x, _ = pack
+    mlp_linearize(t, a, inner, x, kept)
+    if out.size > 0:
+        _spread(t, x, _width(inner[1]), out)
+
+
+@kernel
+def hidden_pullback(t, a, pack, kept, w, a_bar, theta_bar):
+    """Adds to a_bar (B m,) and to theta_bar, the cotangents of the small system's parameters and of z₀."""
+    inner, x, _ = pack
+    width = _width(inner[1])
+    batch = x.size // width
+    m = w.size // batch
+    for b in range(batch):
+        for j in range(width):
+            x[b * width + j] = w[b * m + j]
+    mlp_pullback(t, a, inner, kept, x, a_bar, theta_bar)
+
+
+class HiddenCoordinates:
+    """The small system of one MLP, one vector of its parameters and a start y₀ (B, n).
+
+    shape (B, m) of its states         n_params    of its parameters, z₀ among them
+    """
+
+    def __init__(self, field: MLP, theta: Array, base: Array) -> None:
+        batch, n = base.shape
+        self.field, self.base = field, np.ascontiguousarray(base)
+        self._second = n * field.sizes[1]  # where in theta the first layer's v and b begin
+        self._last = field.n_params - hidden_size(field) * n
+        self.W1, self.weights = theta[: self._second].reshape(n, -1), theta[self._last :].reshape(-1, n)
+        self.shape = batch, len(self.weights)
+        self._inner = np.concatenate([(self.weights @ self.W1).ravel(), theta[self._second : self._last]])
+        code, time = (int(field.meta[i]) for i in (kernels.HIDDEN, kernels.TIME))
+        meta = np.array([len(field.sizes) - 2, time, IDENTITY, code, code, self.shape[1], *field.sizes[1:-1]])
+        self._meta, self._shift = meta, (self.base @ self.W1).ravel()
+        self._factor = np.linalg.qr(self.weights.T, mode="r").T.copy()
+        self.n_params = self._inner.size + batch * field.sizes[1]
+
+    def bind(self) -> Bound:
+        """The functions of the small system; buffers inside belong to this one use."""
+        dtype, batch = self.base.dtype, self.shape[0]
+        pack, kept = mlp_pack(self._inner, self._meta, batch, dtype, self._shift)
+        room = np.empty(batch * self.field.sizes[-2], dtype)
+        return Bound("hidden", hidden_value, hidden_linearize, hidden_pullback, (pack, room, self._lift()), kept, owner=self)
+
+    def _lift(self) -> Lift:
+        dtype, size, small = self.base.dtype, self.base.size, self.shape[0] * self.shape[1]
+        at = np.full((2, small), np.nan, dtype)  # no state is lifted yet
+        room = np.empty((2, size), dtype), np.zeros(1, np.int64), np.empty(2 * size, dtype), np.empty(small, dtype)
+        return Lift(self.base, self.weights, self._factor, at, *room)
+
+    def direction(self, alpha: Array) -> Array:
+        """α Ŵ: what a stage, a slope or an error of the small system is in y, (…, B, n)."""
+        return alpha.reshape(*alpha.shape[:-1], *self.shape) @ self.weights
+
+    def state(self, alpha: Array) -> Array:
+        """y₀ + α Ŵ of flat α (…, B m): (…, B, n)."""
+        return self.base + self.direction(alpha)
+
+    def pull_output(self, y_bar: Array) -> Array:
+        """Equation (3): ᾱ (…, B m) of cotangents (…, B, n)."""
+        return (y_bar @ self.weights.T).reshape(*y_bar.shape[:-2], -1)
+
+    def pull(self, inner_bar: Array, alpha: Array, y_bar: Array) -> tuple[Array, Array]:
+        """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of the small system's cotangents (n_params,) and of outputs at α (k, B m) with cotangents (k, B, n)."""
+        theta_bar = np.zeros(self.field.n_params, self.base.dtype)
+        mixing = self.shape[1] * self.W1.shape[1]
+        M_bar, z0_bar = inner_bar[:mixing].reshape(self.shape[1], -1), inner_bar[self._inner.size :].reshape(self.shape[0], -1)
+        theta_bar[: self._second] = (self.base.T @ z0_bar + self.weights.T @ M_bar).ravel()
+        theta_bar[self._second : self._last] = inner_bar[mixing : self._inner.size]
+        weights_bar = M_bar @ self.W1.T
+        if len(alpha):
+            weights_bar += alpha.reshape(-1, self.shape[1]).T @ y_bar.reshape(-1, self.field.n)
+        theta_bar[self._last :] = weights_bar.ravel()
+        return z0_bar @ self.W1.T + y_bar.sum(axis=0), theta_bar
+
+
+def hidden_size(field: MLP) -> int:
+    """m: the width of the last hidden layer, one more for its shift, and one more where the last layer sees the time."""
+    return field.sizes[-2] + 1 + (field.time == "every")
+
+
+def has_hidden(field: Any) -> bool:
+    """True for an MLP with a hidden layer, a linear last one, and its first on the state itself."""
+    return isinstance(field, MLP) and len(field.sizes) > 2 and field.outer == field.preactivation == "identity"
+
+
+def hidden_pays(field: Any, stages: int) -> bool:
+    """True where the small system takes fewer multiplications a step: its stages' products and two lifts, against the products with n."""
+    if not has_hidden(field):
+        return False
+    n, m, first, last = field.n, hidden_size(field), field.sizes[1], field.sizes[-2]
+    return (stages - 1) * m * first + 2 * m * n < 0.75 * (stages - 1) * n * (first + last)
