@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +37,7 @@ def solve(
     max_step: float = math.inf,
     max_steps: int = 10_000,
     keep: str = "states",
+    reservoirs: Collection[int] = (),
     batch: str = "joint",
     coordinates: str = "auto",
 ) -> Run | RunBatch:
@@ -50,6 +52,7 @@ def solve(
     first_step length of the first step; None: Hairer's rule (one evaluation more). Fixed-step methods need it: it is their step
     max_steps  attempts, accepted or not, before giving up
     keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), or "none"
+    reservoirs seeds, each of which draws one accepted state strictly between the ends, all equally likely, whatever `keep` says: `run.held`
     coordinates "state", "hidden" or "auto": whether an MLP with a linear last layer is stepped in the coordinates of its last hidden layer, which is the same solve
                to rounding (docs/change-of-variables.md); "auto": where that takes fewer multiplications
     batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
@@ -64,7 +67,7 @@ def solve(
         raise InputError(f"solve needs a field, not {type(field).__name__}: wrap a function f(t, y, theta) as adaptode.PythonField(f, n=...)")
     if batch != "joint":
         options = {"method": tab, "rtol": rtol, "atol": atol, "saveat": saveat, "controller": control, "first_step": first_step}
-        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep, "coordinates": coordinates}
+        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep, "coordinates": coordinates, "reservoirs": reservoirs}
         return solve_rows(batch, solve, field, theta, y0, tspan, options)
     y0, theta = field.check(y0, theta)
     theta = theta.copy()  # a run is a record: updating the caller's parameters in place must not change it
@@ -94,7 +97,7 @@ def solve(
         keep=_KEEP[keep],
     )
     integration.start(first_step)
-    integration.run()
+    held = integration.run_holding(tuple(dict.fromkeys(reservoirs)))
 
     log, state, out = integration.log(), integration.state, integration.out
     saved = int(state.count[SAVED])
@@ -122,6 +125,7 @@ def solve(
         kept_states=None if keep == "none" else integration.kept("states") if hidden else seen(integration.kept("states")),
         stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
         coordinates=hidden,
+        held={seed: seen(y) for seed, y in held.items()},
     )
 
 
