@@ -111,7 +111,7 @@ class Run:
     """A solved batch.
 
     t (k,)            output times: `saveat`, or the end alone            y (k, B, n)    the states there
-    y1 (B, n)         the state at the end of the span
+    y0, y1 (B, n)     the states at the start and at the end of the span
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
     nfev              evaluations of the field                            status, message, success
@@ -130,6 +130,7 @@ class Run:
     method: Tableau
     atol: Array
     rtol: Array
+    y0: Array
     end: Array
     states: Array | None
     stages: Array | None
