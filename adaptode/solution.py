@@ -113,7 +113,11 @@ class Run:
     """A solved batch.
 
     t (k,)            output times: `saveat`, or the end alone            y (k, B, n)    the states there
+<<<<<<< HEAD
     y1 (B, n)         the state at the end of the span                  held           {seed: (B, n)} what `reservoirs` drew
+=======
+    y0, y1 (B, n)     the states at the start and at the end of the span
+>>>>>>> adj-a
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
     coordinates       None, or those of the last hidden layer, in which it was solved; kept_states and stages are then in them, and `states` made when asked for
@@ -133,6 +137,7 @@ class Run:
     method: Tableau
     atol: Array
     rtol: Array
+    y0: Array
     end: Array
     kept_states: Array | None
     stages: Array | None

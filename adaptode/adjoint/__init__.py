@@ -1,7 +1,9 @@
 """Gradients of solved batches."""
 
-from .discrete import Gradient, discrete
+from .continuous import backsolve, interpolating, quadrature
+from .discrete import discrete
+from .gradient import Gradient
 
-ADJOINTS = {"discrete": discrete}
+ADJOINTS = {f.__name__: f for f in (discrete, backsolve, interpolating, quadrature)}
 
-__all__ = ["ADJOINTS", "Gradient", "discrete"]
+__all__ = ["ADJOINTS", "Gradient", "backsolve", "discrete", "interpolating", "quadrature"]
