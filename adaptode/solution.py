@@ -120,7 +120,7 @@ class Run:
 >>>>>>> adj-a
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
-    coordinates       None, or those of the last hidden layer, in which it was solved; kept_states and stages are then in them, and `states` made when asked for
+    coordinates       None, or those of the last hidden layer, in which it was solved; kept_states and kept_stages are then in them, `states` and `stages` made when asked for
     nfev              evaluations of the field                            status, message, success
     """
 
@@ -140,7 +140,7 @@ class Run:
     y0: Array
     end: Array
     kept_states: Array | None
-    stages: Array | None
+    kept_stages: Array | None
     coordinates: HiddenCoordinates | None = None
     held: dict[int, Array] = column(default_factory=dict)
 
@@ -155,6 +155,13 @@ class Run:
         if self.kept_states is None or self.coordinates is None:
             return self.kept_states
         return self.coordinates.state(self.kept_states)
+
+    @property
+    def stages(self) -> Array | None:
+        """The stages (m, s, B n) of the accepted steps, if they were kept."""
+        if self.kept_stages is None or self.coordinates is None:
+            return self.kept_stages
+        return self.coordinates.direction(self.kept_stages).reshape(*self.kept_stages.shape[:2], -1)
 
     @property
     def y1(self) -> Array:

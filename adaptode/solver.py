@@ -124,7 +124,7 @@ def solve(
         y0=y0.copy(),
         end=seen(out[-1] if saved == out.shape[0] else state.y),
         kept_states=None if keep == "none" else integration.kept("states") if hidden else seen(integration.kept("states")),
-        stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
+        kept_stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
         coordinates=hidden,
         held={seed: seen(y) for seed, y in held.items()},
     )

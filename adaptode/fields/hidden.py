@@ -136,7 +136,8 @@ class HiddenCoordinates:
 
     def direction(self, alpha: Array) -> Array:
         """α Ŵ: what a stage, a slope or an error of the small system is in y, (…, B, n)."""
-        return alpha.reshape(*alpha.shape[:-1], *self.shape) @ self.weights
+        with np.errstate(over="ignore", invalid="ignore"):  # what blew up is told by the status
+            return alpha.reshape(*alpha.shape[:-1], *self.shape) @ self.weights
 
     def state(self, alpha: Array) -> Array:
         """y₀ + α Ŵ of flat α (…, B m): (…, B, n)."""

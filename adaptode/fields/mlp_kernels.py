@@ -229,9 +229,9 @@ def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
     weights = work[3 * area :]
     k = _kept_total(meta, batch)
     end = theta.size
-    z_bar = _matrix(w, 0, batch, n)
+    z_bar = _matrix(w, 0, batch, w.size // batch)
     if meta[OUTER] != IDENTITY:
-        z_bar = _matrix(work, 2 * area, batch, n)
+        z_bar = _matrix(work, 2 * area, batch, w.size // batch)
         _multiply(w, kept[k : k + w.size], z_bar.reshape(w.size))
     for layer in range(layers - 1, -1, -1):
         m = meta[SIZES + layer]

@@ -1,0 +1,132 @@
+"""Hidden coordinates: the same solve, whichever coordinates it is stepped in."""
+
+import numpy as np
+import pytest
+from frozen import field_of
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import ADAPTIVE, METHODS, networks, seeds
+
+import adaptode as ao
+from adaptode.errors import InputError
+from adaptode.fields.hidden import HiddenCoordinates, has_hidden, hidden_pays, hidden_size
+
+LINEAR_ENDS = networks(outer=st.just("identity"), preactivation=st.just("identity")).filter(lambda network: len(network.sizes) > 2)
+SPANS = st.sampled_from([(0.0, 1.0), (1.0, -0.5), (-0.3, 0.4)])
+STRAIGHT = ("state", "hidden")
+
+
+def both(network, span, method, dtype=np.float64, **options):
+    """The same solve in both coordinates."""
+    theta, y = network.theta.astype(dtype), network.y.astype(dtype)
+    return [ao.solve(field_of(network), theta, y, span, method=method, coordinates=c, **options) for c in STRAIGHT]
+
+
+def agree(found, expected, rtol):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * (1 + np.abs(expected).max(initial=0.0)))
+
+
+@settings(max_examples=60)
+@given(LINEAR_ENDS, SPANS, st.sampled_from(METHODS))
+def test_the_same_numbers_to_rounding_on_the_same_grid(network, span, method):
+    h = 0.05 if method == "Euler" else 0.1
+    a, b = both(network, span, method, first_step=h, max_step=h, rtol=1e3, atol=1e3, saveat=np.linspace(*span, 4), keep="stages")
+    assume(a.success)
+    np.testing.assert_array_equal(a.grid, b.grid)
+    assert a.nfev == b.nfev and b.coordinates.shape == (len(network.y), hidden_size(b.field))
+    for found, expected in ((b.y, a.y), (b.y1, a.y1), (b.states, a.states), (b.stages, a.stages), (b.sol(a.grid), a.sol(a.grid)), (b.sol(span[0]), a.y[0])):
+        agree(found, expected, 1e-13)
+
+
+@settings(max_examples=40)
+@given(LINEAR_ENDS, SPANS, st.sampled_from(ADAPTIVE), st.sampled_from(["pi", "scipy", "torchdiffeq"]))
+def test_the_same_attempts(network, span, method, controller):
+    a, b = both(network, span, method, controller=controller, rtol=1e-5, atol=1e-6, saveat=np.linspace(*span, 3))
+    assume(a.success)
+    assert a.nfev == b.nfev and np.array_equal(a.steps.accepted, b.steps.accepted)
+    np.testing.assert_allclose(b.grid, a.grid, rtol=0, atol=1e-5)  # an error of rounding size moves the first steps
+    agree(b.y, a.y, 1e-9)
+    large = a.steps.error > 1e-3  # above rounding
+    np.testing.assert_allclose(b.steps.error[large], a.steps.error[large], rtol=1e-3)
+
+
+def test_errors_and_stiffness_are_those_of_the_state():
+    """Wide and narrow layers, and a tolerance a component, so that a norm of the hidden state would be another."""
+    field = ao.MLP((6, 3, 4, 6), time="every")
+    theta, y = field.init(0, scale=2.0), np.random.default_rng(1).normal(size=(5, 6))
+    theta += 0.3 * np.random.default_rng(2).normal(size=theta.size)
+    for method in ("Tsit5", "Dopri5", "DOP853"):
+        options = {"method": method, "rtol": np.logspace(-6, -3, 6), "atol": np.logspace(-3, -6, 6), "first_step": 0.1, "max_step": 0.1}
+        a, b = (ao.solve(field, theta, y, (0.0, 1.0), coordinates=c, **options) for c in STRAIGHT)
+        np.testing.assert_allclose(b.steps.error, a.steps.error, rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(b.steps.stiffness[:-1], a.steps.stiffness[:-1], rtol=1e-6)  # the last step is as small as rounding
+
+
+@settings(max_examples=25)
+@given(LINEAR_ENDS, SPANS, st.sampled_from(["Tsit5", "BS32", "DOP853"]))
+def test_float32(network, span, method):
+    a, b = both(network, span, method, np.float32, rtol=1e-3, atol=1e-3, first_step=0.1, max_step=0.1)
+    assume(a.success)
+    assert b.y.dtype == b.y1.dtype == b.states.dtype == np.float32
+    agree(b.y1, a.y1, 1e-4)
+
+
+@given(LINEAR_ENDS, seeds)
+def test_the_small_system_is_the_field(network, seed):
+    """ŷ → x̂ Ŵ is f at the lifted state; its transpose, pulled through (3) and (4), is the field's."""
+    field, rng = field_of(network), np.random.default_rng(seed)
+    hidden = HiddenCoordinates(field, network.theta, network.y)
+    bound = hidden.bind()
+    a, size = rng.normal(size=np.prod(hidden.shape)), int(np.prod(hidden.shape))
+    out, kept, again = np.empty(size), np.empty(bound.kept), np.empty(size)
+    bound.value(network.t, a, bound.pack, out)
+    bound.linearize(network.t, a, bound.pack, again, kept)
+    np.testing.assert_array_equal(out, again)
+    y = hidden.state(a)
+    agree(hidden.direction(out), field.value(network.t, y, network.theta), 1e-13)
+
+    w = rng.normal(size=y.shape)
+    a_bar, inner_bar = np.zeros(size), np.zeros(hidden.n_params)
+    bound.pullback(network.t, a, bound.pack, kept, hidden.pull_output(w), a_bar, inner_bar)
+    y_bar, theta_bar = field.vjp(network.t, y, network.theta, w)
+    agree(a_bar, hidden.pull_output(y_bar), 1e-12)
+    y0_bar, got = hidden.pull(inner_bar, a[None], y_bar[None])
+    agree(y0_bar, 2 * y_bar, 1e-12)  # by way of z₀, and as an output's cotangent
+    last = field.n_params - hidden_size(field) * field.n
+    theta_bar[last:] = 2 * (a.reshape(hidden.shape).T @ y_bar).ravel()  # Ŵ: by way of M, and of the output
+    agree(got, theta_bar, 1e-11)
+
+
+def test_it_is_chosen_where_it_pays():
+    assert hidden_pays(ao.MLP((784, 100, 784), time="every"), 7)
+    assert not hidden_pays(ao.MLP((2, 64, 64, 2)), 7)
+    y = np.ones((2, 50))
+    wide = ao.MLP((50, 4, 50))
+    assert ao.solve(wide, wide.init(0), y, (0.0, 1.0)).coordinates is not None
+    assert ao.solve(wide, wide.init(0), y, (0.0, 1.0), coordinates="state").coordinates is None
+    for field in (ao.MLP((50, 50)), ao.MLP((50, 4, 50), outer="tanh"), ao.MLP((50, 4, 50), preactivation="cube")):
+        assert not has_hidden(field) and not hidden_pays(field, 7)
+        assert ao.solve(field, field.init(0), y, (0.0, 0.1)).coordinates is None
+        with pytest.raises(InputError, match='coordinates="hidden" needs an MLP with a hidden layer and a linear last one'):
+            ao.solve(field, field.init(0), y, (0.0, 0.1), coordinates="hidden")
+    with pytest.raises(InputError, match="coordinates must be .*; got 'best'"):
+        ao.solve(wide, wide.init(0), y, (0.0, 1.0), coordinates="best")
+
+
+def test_a_blow_up_ends_the_same():
+    field = ao.MLP((30, 2, 30), activation="identity")
+    theta, y = np.full(field.n_params, 10.0), np.ones((2, 30))
+    a, b = (ao.solve(field, theta, y, (0.0, 10.0), coordinates=c) for c in STRAIGHT)
+    assert a.status == b.status < 0 and b.message.partition(" t = ")[0] == a.message.partition(" t = ")[0]
+
+
+def test_a_span_of_length_zero_and_no_states():
+    field = ao.MLP((30, 2, 30))
+    y = np.random.default_rng(0).normal(size=(2, 30))
+    run = ao.solve(field, field.init(0), y, (1.0, 1.0), saveat=[1.0, 1.0])
+    np.testing.assert_array_equal(run.y, [y, y])
+    np.testing.assert_array_equal(run.sol(1.0), y)
+    run = ao.solve(field, field.init(0), y, (0.0, 1.0), keep="none")
+    assert run.coordinates is not None and run.states is None
+    with pytest.raises(InputError, match="keep="):
+        run.sol(0.5)
