@@ -107,8 +107,12 @@ class StepLog:
 
 
 class Checkpoints(NamedTuple):
-    """States kept at some of the accepted times: index (c,) into the grid, in order, the first and the last always among them; states (c, B, n)."""
+    """States kept at some of the accepted times: every `every`-th, or none (0), the first and the last in any case.
 
+    index (c,) into the grid, in order; states (c, B, n)
+    """
+
+    every: int
     index: Array
     states: Array
 

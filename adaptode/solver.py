@@ -121,7 +121,7 @@ def _checkpoints(y0: Array, integration: Integration, steps: int, every: int) ->
     """Every `every`-th state (none: 0), the first and the last."""
     index = np.append(np.arange(0, steps, every or max(1, steps)), steps)
     states = integration.kept("states") if every else np.stack([y0.ravel(), integration.state.y])[: index.size]
-    return Checkpoints(index, states.reshape(-1, *y0.shape))
+    return Checkpoints(every, index, states.reshape(-1, *y0.shape))
 
 
 def check_keep(keep: str | int) -> int:
