@@ -296,9 +296,11 @@ def test_seminorm_takes_fewer_evaluations_where_theta_is_what_moves(adjoint):
         vjp=lambda t, y, theta, w: ((theta[1] * np.cos(8 * t) - theta[0]) * w, np.array([-1, np.cos(8 * t)]) * np.sum(w * y)),
     )
     run, (bar,) = ao.solve(field, [0.8, 0.0], TANH.y, (0.0, 3.0), rtol=1e-6, atol=1e-6), draw_like(11, TANH.y)
-    full, semi, exact = adjoint(run, bar), adjoint(run, bar, adjoint_norm="seminorm"), discrete(run, bar)
+    full, semi = adjoint(run, bar), adjoint(run, bar, adjoint_norm="seminorm")
     assert semi.evaluations < 0.8 * full.evaluations
-    assert distance(full, exact) < 1e-5 and distance(semi, exact) < 1e-4
+    exact = np.exp(-2.4) * np.sum(bar * TANH.y) * np.array([-3, np.sin(24) / 8])
+    assert np.abs(full.theta - exact).max() < 1e-5 and np.abs(semi.theta - exact).max() < 1e-4
+    assert np.abs(semi.y0 - np.exp(-2.4) * bar).max() < 1e-5
 
 
 # --- backwards through the states ---------------------------------------------------------------------------------------
@@ -309,27 +311,33 @@ def decay(rate):
 
 
 def test_drift_grows_where_the_flow_contracts():
-    drifts = []
+    drifts, errors = [], []
     for rate in (-2.0, 0.5, 5.0, 10.0, 15.0):
         run = ao.solve(*decay(rate), [[1.0]], (0.0, 1.0))
-        gradient = backsolve(run, [[1.0]])
+        gradient, stable = backsolve(run, [[1.0]]), interpolating(run, [[1.0]])
         drifts.append(gradient.drift)
-        assert interpolating(run, [[1.0]]).drift is None
-        recovered = abs(gradient.theta[0] + np.exp(-rate)) < 1e-3 * np.exp(-rate)
-        assert recovered == (gradient.drift < 1e3)
-        assert abs(interpolating(run, [[1.0]]).theta[0] + np.exp(-rate)) < 1e-3
-    assert (np.diff(drifts) > 0).all() and drifts[0] < 1 and drifts[-1] > 1e3
+        errors.append(abs(gradient.theta[0] * np.exp(rate) + 1))
+        assert stable.drift is None and abs(stable.theta[0] + np.exp(-rate)) < 1e-5 * max(1, np.exp(-rate))
+    assert (np.diff(drifts[1:]) > 0).all() and max(drifts[:2]) < 1 and drifts[-1] > 1e4
+    assert errors[0] < 1e-5 and errors[-1] > 0.01
 
 
 def test_saved_outputs_hold_the_drift_down():
     field, theta = decay(10.0)
-    far = ao.solve(field, theta, [[1.0]], (0.0, 1.0))
-    near = ao.solve(field, theta, [[1.0]], (0.0, 1.0), saveat=np.linspace(0, 1, 11), keep="none")
+    run = ao.solve(field, theta, [[1.0]], (0.0, 1.0), saveat=np.linspace(0, 1, 11), keep="none")
     last = np.zeros((11, 1, 1))
     last[-1] = 1.0
-    eps = 1e-30 + last  # a cotangent, however small, makes an output a place to start again from
-    assert backsolve(near, eps).drift < 1e-2 * backsolve(far, [[1.0]]).drift
-    assert same(backsolve(near, last), backsolve(near, [[1.0]]))
+    held, free = backsolve(run, last), backsolve(run, [[1.0]])
+    assert held.drift < 1e-2 * free.drift
+    assert abs(held.theta[0] * np.exp(10) + 1) < 0.1 * abs(free.theta[0] * np.exp(10) + 1)
+
+
+@each_reader
+def test_outputs_without_a_cotangent_cost_nothing(adjoint):
+    run = solved(saveat=np.linspace(0, 1.5, 8))
+    bar = np.zeros_like(run.y)
+    bar[-1] = 1.0
+    assert same(adjoint(run, bar), adjoint(run, bar[-1]))
 
 
 def test_backsolve_that_blows_up_says_what_to_do():
@@ -387,7 +395,8 @@ def test_every_evaluation_is_counted(adjoint, keep, method):
         gradient = adjoint(run, np.ones_like(run.y), **more)
         assert gradient.evaluations == counting.values + counting.pulls
         if not more:
-            assert same(gradient, adjoint(solved(method=method, saveat=[0.3, 1.5], keep=keep, **options), np.ones_like(run.y)))
+            compiled = adjoint(solved(method=method, saveat=[0.3, 1.5], keep=keep, **options), np.ones_like(run.y))
+            assert distance(gradient, compiled) < 1e-11
 
 
 @pytest.mark.parametrize("span", SPANS)
@@ -422,7 +431,7 @@ def test_checkpointed_path(span, checkpoints):
     for start, end in (span[::-1], (middle, span[0]), (middle + 0.2 * (span[1] - middle), middle)):
         breaks = list(path.breaks(start, end))
         ordered = np.array([start, *breaks, end])
-        assert len(breaks) > 3 and (np.diff(ordered) * np.sign(end - start) > 0).all()
+        assert len(breaks) > 2 and (np.diff(ordered) * np.sign(end - start) > 0).all()
     assert len(path._held) <= 2
 
 
