@@ -189,7 +189,7 @@ def test_a_span_of_length_zero(keep):
     run = ao.solve(FIELD, THETA, Y, (0.5, 0.5), keep=keep)
     gradient = discrete(run, Y, budget=STATE)
     same(gradient.y0, Y)
-    assert gradient.t0 is None and not gradient.theta.any() and run.start is not Y
+    assert gradient.t0 is None and not gradient.theta.any() and run.y0 is not Y
 
 
 def test_a_field_that_is_random_is_found_out():

@@ -83,7 +83,7 @@ class Retrace:
     """The accepted steps of a run once more, by the loop that made them, so that every bit is the same."""
 
     def __init__(self, run: Run, bound: Bound) -> None:
-        tolerances, y0 = (run.atol, run.rtol), run.start.ravel()
+        tolerances, y0 = (run.atol, run.rtol), run.y0.ravel()
         no_limit = {"saveat": np.empty(0), "max_step": math.inf, "max_steps": 2**62, "keep": frozenset()}
         self.run, self.bound = run, bound
         self.integration = Integration(bound, y0, run.tspan, run.method, HAIRER_PI, tolerances, **no_limit)
