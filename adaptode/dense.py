@@ -20,9 +20,9 @@ from .step import bound_stages, combine
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .fields.protocol import Array
+    from .fields.protocol import Array, Bound
     from .solution import Run
-    from .tableau import Tableau
+    from .tableau import Coefficients, Tableau
 
 
 @kernel
@@ -91,24 +91,33 @@ def locate(run: Run, t: Any) -> Array:
 
 def evaluate(run: Run, t: Any) -> Array:
     """The states at times t from the accepted states, recomputing the stages of each step that is needed."""
-    hidden, kept = run.coordinates, run.require_kept("dense output")
-    times = np.atleast_1d(_times(t))
-    steps = locate(run, times)
-    out = np.empty((times.size, kept[0].size), kept.dtype)
-    if run.grid.size == 1:
-        out[:] = kept[0].ravel()
-    else:
-        bound = hidden.bind() if hidden else run.field.bind(run.theta, kept.shape[1], kept.dtype)
-        tab = run.method.coefficients(kept.dtype)
-        s, size = tab.c.size, kept[0].size
-        K, Y = np.empty((s, size), kept.dtype), np.empty((min(2, s), size), kept.dtype)
-        for i in np.unique(steps):
-            t0, h, y0 = run.grid[i], run.grid[i + 1] - run.grid[i], kept[i].ravel()
-            bound_stages(bound, tab, t0, h, y0, 0, s, Y, K)
-            for k in np.flatnonzero(steps == i):
-                dense_state(tab, (times[k] - t0) / h, h, y0, kept[i + 1].ravel(), K, out[k])
-    states = hidden.state(out) if hidden else out.reshape(-1, *kept.shape[1:])
+    states = run.seen(evaluate_stepped(run, np.atleast_1d(_times(t))))
     return states[0] if np.ndim(t) == 0 else states
+
+
+def evaluate_stepped(run: Run, times: Array) -> Array:
+    """`evaluate` of the numbers that were stepped, (k, N), at times (k,)."""
+    kept = run.require_kept("dense output")
+    steps = locate(run, times)
+    out = np.empty((times.size, kept.shape[1]), kept.dtype)
+    if run.grid.size == 1:
+        out[:] = kept[0]
+        return out
+    bound, tab = run.bind(), run.method.coefficients(kept.dtype)
+    for i in np.unique(steps):
+        t0, h, which = run.grid[i], run.grid[i + 1] - run.grid[i], np.flatnonzero(steps == i)
+        out[which] = inside(bound, tab, t0, h, kept[i], kept[i + 1], (times[which] - t0) / h)
+    return out
+
+
+def inside(bound: Bound, tab: Coefficients, t0: float, h: float, y0: Array, y1: Array, fractions: Array) -> Array:
+    """The states (k, N) at fractions of one step, its stages computed again."""
+    s, size = tab.c.size, y0.size
+    K, Y, out = np.empty((s, size), y0.dtype), np.empty((min(2, s), size), y0.dtype), np.empty((fractions.size, size), y0.dtype)
+    bound_stages(bound, tab, t0, h, y0, 0, s, Y, K)
+    for k, fraction in enumerate(fractions):
+        dense_state(tab, fraction, h, y0, y1, K, out[k])
+    return out
 
 
 class DenseSolution:

@@ -14,7 +14,7 @@ from .errors import InputError, SolveError
 
 if TYPE_CHECKING:
     from .fields.hidden import HiddenCoordinates
-    from .fields.protocol import Array, Field
+    from .fields.protocol import Array, Bound, Field
     from .tableau import Tableau
 
 
@@ -108,19 +108,28 @@ class StepLog:
         return "\n".join(lines)
 
 
+class Checkpoints(NamedTuple):
+    """States kept at some of the accepted times: every `every`-th, or none (0), the first and the last in any case.
+
+    index (c,) into the grid, in order; states (c, B, n)
+    """
+
+    every: int
+    index: Array
+    states: Array
+
+
 @dataclass(frozen=True, repr=False)
 class Run:
     """A solved batch.
 
     t (k,)            output times: `saveat`, or the end alone            y (k, B, n)    the states there
-<<<<<<< HEAD
-    y1 (B, n)         the state at the end of the span                  held           {seed: (B, n)} what `reservoirs` drew
-=======
-    y0, y1 (B, n)     the states at the start and at the end of the span
->>>>>>> adj-a
+    y0, y1 (B, n)     the states at the start and at the end of the span  held           {seed: (B, n)} what `reservoirs` drew
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
-    coordinates       None, or those of the last hidden layer, in which it was solved; kept_states and kept_stages are then in them, `states` and `stages` made when asked for
+    coordinates       None, or those of the last hidden layer, in which it was solved; kept_states (m + 1, N), kept_stages (m, s, N) and checkpoints are then in them, `states`
+                      and `stages` made when asked for
+    checkpoints       some of the states, where not all were kept
     nfev              evaluations of the field                            status, message, success
     """
 
@@ -141,6 +150,7 @@ class Run:
     end: Array
     kept_states: Array | None
     kept_stages: Array | None
+    checkpoints: Checkpoints | None = None
     coordinates: HiddenCoordinates | None = None
     held: dict[int, Array] = column(default_factory=dict)
 
@@ -152,9 +162,7 @@ class Run:
     @property
     def states(self) -> Array | None:
         """The states (m + 1, B, n) at the accepted times, if they were kept."""
-        if self.kept_states is None or self.coordinates is None:
-            return self.kept_states
-        return self.coordinates.state(self.kept_states)
+        return None if self.kept_states is None else self.seen(self.kept_states)
 
     @property
     def stages(self) -> Array | None:
@@ -162,6 +170,19 @@ class Run:
         if self.kept_stages is None or self.coordinates is None:
             return self.kept_stages
         return self.coordinates.direction(self.kept_stages).reshape(*self.kept_stages.shape[:2], -1)
+
+    def seen(self, flat: Array) -> Array:
+        """States (…, B, n) of the numbers (…, N) that were stepped."""
+        return flat.reshape(*flat.shape[:-1], *self.end.shape) if self.coordinates is None else self.coordinates.state(flat)
+
+    def bind(self) -> Bound:
+        """The field's functions on the numbers that were stepped."""
+        return self.field.bind(self.theta, self.end.shape[0], self.end.dtype) if self.coordinates is None else self.coordinates.bind()
+
+    @property
+    def start(self) -> Array:
+        """The numbers (N,) that were stepped, at t₀: y₀ itself, or 0 in hidden coordinates."""
+        return self.y0.ravel() if self.coordinates is None else np.zeros(self.coordinates.shape, self.end.dtype).ravel()
 
     @property
     def y1(self) -> Array:
@@ -191,8 +212,7 @@ class Run:
 
     def require_states(self, what: str) -> Array:
         """The states (m + 1, B, n) at the accepted times; InputError when the run kept none."""
-        kept = self.require_kept(what)
-        return kept if self.coordinates is None else self.coordinates.state(kept)
+        return self.seen(self.require_kept(what))
 
     def accepted(self, column: str) -> Array:
         """A column of the log at the accepted attempts only."""

@@ -16,7 +16,7 @@ from .fields.protocol import Array, Field
 from .independent import RunBatch, solve_rows
 from .integration import Integration
 from .loop import SAVED
-from .solution import Run, explain
+from .solution import Checkpoints, Run, explain
 from .tableau import Tableau, get_tableau
 
 _KEEP = {"none": frozenset(), "states": frozenset({"states"}), "stages": frozenset({"states", "stages"})}
@@ -36,7 +36,7 @@ def solve(
     first_step: float | None = None,
     max_step: float = math.inf,
     max_steps: int = 10_000,
-    keep: str = "states",
+    keep: str | int = "states",
     reservoirs: Collection[int] = (),
     batch: str = "joint",
     coordinates: str = "auto",
@@ -51,7 +51,8 @@ def solve(
     controller "pi" (Hairer; the default), "scipy", "torchdiffeq", "ordinarydiffeq", "pid", or a Controller
     first_step length of the first step; None: Hairer's rule (one evaluation more). Fixed-step methods need it: it is their step
     max_steps  attempts, accepted or not, before giving up
-    keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), or "none"
+    keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), a number k (every k-th state: the discrete adjoint
+               recomputes those between), or "none" (the first and the last)
     reservoirs seeds, each of which draws one accepted state strictly between the ends, all equally likely, whatever `keep` says: `run.held`
     coordinates "state", "hidden" or "auto": whether an MLP with a linear last layer is stepped in the coordinates of its last hidden layer, which is the same solve
                to rounding (docs/change-of-variables.md); "auto": where that takes fewer multiplications
@@ -77,16 +78,16 @@ def solve(
     tolerances = check_tolerances(rtol, atol, field.n, rows, dtype)
     check_finite(y0, theta)
     check_scale(y0, tolerances[0])
-    if keep not in _KEEP:
-        raise InputError(f'keep must be "states", "stages" or "none"; got {keep!r}')
+    every = check_keep(keep)
     check_steps(first_step, max_step, max_steps)
     check_steppable(tab, first_step)
 
     hidden = _hidden(coordinates, field, theta, y0, tab)
+    start = np.zeros(math.prod(hidden.shape), dtype) if hidden else y0.ravel()
     wanted = times if times.size and times[-1] == t1 else np.append(times, t1)
     integration = Integration(
         hidden.bind() if hidden else field.bind(theta, rows, dtype),
-        np.zeros(math.prod(hidden.shape), dtype) if hidden else y0.ravel(),
+        start,
         (t0, t1),
         tab,
         control,
@@ -94,14 +95,15 @@ def solve(
         saveat=wanted,
         max_step=max_step,
         max_steps=max_steps,
-        keep=_KEEP[keep],
+        keep=_KEEP[keep if isinstance(keep, str) else "states"],
+        every=every,
     )
     integration.start(first_step)
     held = integration.run_holding(tuple(dict.fromkeys(reservoirs)))
 
     log, state, out = integration.log(), integration.state, integration.out
     saved = int(state.count[SAVED])
-    status = integration.status
+    status, grid = integration.status, integration.grid()
 
     def seen(x: Array) -> Array:
         return hidden.state(x) if hidden else x.reshape(*x.shape[:-1], rows, field.n)
@@ -111,7 +113,7 @@ def solve(
         t=times[: min(saved, times.size)],
         y=seen(out[: min(saved, times.size)]),
         steps=log,
-        grid=integration.grid(),
+        grid=grid,
         nfev=integration.nfev,
         status=status,
         message=explain(status, log, integration.t, slope, field.name),
@@ -123,8 +125,9 @@ def solve(
         rtol=tolerances[1],
         y0=y0.copy(),
         end=seen(out[-1] if saved == out.shape[0] else state.y),
-        kept_states=None if keep == "none" else integration.kept("states") if hidden else seen(integration.kept("states")),
+        kept_states=integration.kept("states") if every == 1 else None,
         kept_stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
+        checkpoints=None if every == 1 else _checkpoints(start, integration, grid.size - 1, every),
         coordinates=hidden,
         held={seed: seen(y) for seed, y in held.items()},
     )
@@ -138,3 +141,19 @@ def _hidden(coordinates: str, field: Field, theta: Array, y0: Array, tab: Tablea
         raise InputError(f'coordinates="hidden" needs an MLP with a hidden layer and a linear last one, without preactivation; got {field!r}')
     chosen = coordinates == "hidden" or (coordinates == "auto" and hidden_pays(field, tab.stages))
     return HiddenCoordinates(field, theta, y0) if chosen else None
+
+
+def _checkpoints(y0: Array, integration: Integration, steps: int, every: int) -> Checkpoints:
+    """Every `every`-th state (none: 0), the first and the last."""
+    index = np.append(np.arange(0, steps, every or max(1, steps)), steps)
+    states = integration.kept("states") if every else np.stack([y0, integration.state.y])[: index.size]
+    return Checkpoints(every, index, states)
+
+
+def check_keep(keep: str | int) -> int:
+    """How many steps there are from one kept state to the next: 1 for all states, 0 for none but the first and the last; InputError for anything else."""
+    if isinstance(keep, (int, np.integer)) and not isinstance(keep, bool) and keep > 0:
+        return int(keep)
+    if not isinstance(keep, str) or keep not in _KEEP:
+        raise InputError(f'keep must be "states", "stages", "none", or k >= 1 to keep every k-th state; got {keep!r}')
+    return 0 if keep == "none" else 1

@@ -344,30 +344,55 @@ def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y1_bar, q_bar, stiffnes
 
     y1_bar (N,) and err_bar, of err's size, are the incoming cotangents and are added to (4).
     """
-    s, n = tab.b.size, y0.size
     scaled_error_vjp(tab, err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
+    carry_vjp(tab, h, y1_bar, err_bar, y0_bar, K_bar)
+    stiffness_vjp(tab, K, Y, stiffness_bar, K_bar, Y_bar)
+
+
+@kernel
+def carry_vjp(tab, h, y1_bar, err_bar, y0_bar, K_bar):
+    """Equation (5): adds to y0_bar (N,) and K_bar (s, N)."""
+    s, n = tab.b.size, y1_bar.size
     combine_vjp(h, tab.b, s, y1_bar, K_bar)
     add(y1_bar, y0_bar)
     if tab.adaptive:
         combine_vjp(h, tab.e, s, err_bar[:n], K_bar)
     if tab.e_low.size > 0:
         combine_vjp(h, tab.e_low, s, err_bar[n:], K_bar)
+
+
+@inline
+def stiffness_slopes(tab, n, n_d, n_g, stiffness_bar):
+    """What D and G of equation (6) are multiplied by; (0, 0) where it is not differentiable."""
+    if n_d == 0.0 or n_g == 0.0:
+        return 0.0, 0.0
+    return stiffness_bar / (n * n_d * n_g * tab.constant), -stiffness_bar * n_d / (n * n_g**3 * tab.constant)
+
+
+@kernel
+def stiffness_vjp(tab, K, Y, stiffness_bar, K_bar, Y_bar):
+    """Equation (6): adds to rows i and j of K_bar, and to Y_bar (2, N)."""
     if stiffness_bar == 0.0 or tab.pair_i < 0:
         return
     i, j = tab.pair_i, tab.pair_j
-    n_d = rms_rows(K, j, i)
-    n_g = rms_rows(Y, j, i)
-    if n_d == 0.0 or n_g == 0.0:
+    by_k, by_y = stiffness_slopes(tab, K.shape[1], rms_rows(K, j, i), rms_rows(Y, j, i), stiffness_bar)
+    if by_k == 0.0:
         return
-    by_k = stiffness_bar / (n * n_d * n_g * tab.constant)
-    by_y = -stiffness_bar * n_d / (n * n_g**3 * tab.constant)
-    for e in range(n):
+    for e in range(K.shape[1]):
         k_bar = by_k * (K[j, e] - K[i, e])
         y_bar = by_y * (Y[j, e] - Y[i, e])
         K_bar[j, e] += k_bar
         K_bar[i, e] -= k_bar
         Y_bar[1, e] += y_bar
         Y_bar[0, e] -= y_bar
+
+
+@dual
+def estimates_vjp(theta, tab, h, y0, y1, K, Y, atol, rtol, q_bar, stiffness_bar, err, y1_bar, err_bar, y0_bar, K_bar, Y_bar, theta_bar):
+    """Equations (2), (4) and (6) of a step whose estimates have cotangents; bound by `specialize` where `measure` is."""
+    q = estimate(tab, h, y0, y1, K, atol, rtol, err)
+    scaled_error_vjp(tab, err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
+    stiffness_vjp(tab, K, Y, stiffness_bar, K_bar, Y_bar)
 
 
 @dual

@@ -65,7 +65,7 @@ def backsolve(
     max_steps     attempts between two outputs
     adjoint_norm  "seminorm" leaves θ̄ out of the error norm, which nothing depends on [KCL21]; the RMS is over the other components
 
-    y starts again from the run's own value at every saved output where a cotangent is added. `drift` is how far from these values, and from y0, it
+    y starts again from the run's own value at every saved output that has a cotangent, be it 0. `drift` is how far from these values, and from y0, it
     came, at worst: the scaled RMS in units of the run's tolerance. Far above 1 the gradient belongs to another trajectory: a flow that contracts
     forwards expands backwards, and errors grow as e^(contraction). Then use `interpolating` or `discrete`.
     Memory: the stages of one step of 2 B n + P numbers. Cost: an evaluation and a pullback a stage.
@@ -237,6 +237,8 @@ class _Homeward:
         for t, bar in outputs(run, y_bar, jumps):
             if not low <= t <= high:
                 raise InputError(f"the cotangent at t = {t:g} is outside the solved span ({run.tspan[0]:g}, {run.tspan[1]:g})")
+            if name != "backsolve" and not bar.any():
+                continue  # nothing to stop for; backsolve starts again from the output there
             bar = bar.astype(np.float64)
             largest = max(largest, float(np.sqrt(np.mean(bar * bar))))
             self._cotangents[t] = self._cotangents[t] + bar if t in self._cotangents else bar

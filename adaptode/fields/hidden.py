@@ -14,6 +14,8 @@ their cotangents M̄, z̄₀ summed over all stages, and outputs y_k = y₀ + α
 
 (3)  ᾱ_k = ȳ_k Ŵᵀ
 (4)  W̄₁ = y₀ᵀ z̄₀ + Ŵᵀ M̄,   Ŵ̄ = M̄ W₁ᵀ + Σ_k α_kᵀ ȳ_k,   ȳ₀ = z̄₀ W₁ᵀ + Σ_k ȳ_k
+
+Their cotangents lie as they do, and after them those of Ŵ and of y₀ that the norms of a step bring.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from .._jit import inline, kernel
 from ..activations import IDENTITY
 from . import mlp_kernels as kernels
 from .mlp import MLP, mlp_pack
-from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_value
+from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_time_pullback, mlp_value
 from .protocol import Array, Bound
 
 
@@ -104,7 +106,7 @@ def hidden_pullback(t, a, pack, kept, w, a_bar, theta_bar):
 class HiddenCoordinates:
     """The small system of one MLP, one vector of its parameters and a start y₀ (B, n).
 
-    shape (B, m) of its states         n_params    of its parameters, z₀ among them
+    shape (B, m) of its states         n_params    length of its vector of cotangents
     """
 
     def __init__(self, field: MLP, theta: Array, base: Array) -> None:
@@ -119,7 +121,7 @@ class HiddenCoordinates:
         meta = np.array([len(field.sizes) - 2, time, IDENTITY, code, code, self.shape[1], *field.sizes[1:-1]])
         self._meta, self._shift = meta, (self.base @ self.W1).ravel()
         self._factor = np.linalg.qr(self.weights.T, mode="r").T.copy()
-        self.n_params = self._inner.size + batch * field.sizes[1]
+        self.n_params = self._inner.size + batch * field.sizes[1] + self.weights.size + base.size
 
     def bind(self) -> Bound:
         """The functions of the small system; buffers inside belong to this one use."""
@@ -147,18 +149,33 @@ class HiddenCoordinates:
         """Equation (3): ᾱ (…, B m) of cotangents (…, B, n)."""
         return (y_bar @ self.weights.T).reshape(*y_bar.shape[:-2], -1)
 
-    def pull(self, inner_bar: Array, alpha: Array, y_bar: Array) -> tuple[Array, Array]:
-        """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of the small system's cotangents (n_params,) and of outputs at α (k, B m) with cotangents (k, B, n)."""
+    def pull(self, bar: Array, alpha: Array, y_bar: Array) -> tuple[Array, Array]:
+        """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of a vector of cotangents (n_params,) and of outputs at α (k, B m) with cotangents (k, B, n)."""
         theta_bar = np.zeros(self.field.n_params, self.base.dtype)
-        mixing = self.shape[1] * self.W1.shape[1]
-        M_bar, z0_bar = inner_bar[:mixing].reshape(self.shape[1], -1), inner_bar[self._inner.size :].reshape(self.shape[0], -1)
+        mixing, rows = self.shape[1] * self.W1.shape[1], self.shape[0]
+        z0 = self._inner.size
+        weights = z0 + rows * self.W1.shape[1]
+        base = weights + self.weights.size
+        M_bar, z0_bar = bar[:mixing].reshape(self.shape[1], -1), bar[z0:weights].reshape(rows, -1)
         theta_bar[: self._second] = (self.base.T @ z0_bar + self.weights.T @ M_bar).ravel()
-        theta_bar[self._second : self._last] = inner_bar[mixing : self._inner.size]
-        weights_bar = M_bar @ self.W1.T
-        if len(alpha):
-            weights_bar += alpha.reshape(-1, self.shape[1]).T @ y_bar.reshape(-1, self.field.n)
+        theta_bar[self._second : self._last] = bar[mixing:z0]
+        weights_bar = M_bar @ self.W1.T + bar[weights:base].reshape(self.weights.shape)
+        y0_bar = z0_bar @ self.W1.T + bar[base:].reshape(self.base.shape)
+        for a, out_bar in zip(alpha, y_bar, strict=True):
+            weights_bar += a.reshape(self.shape).T @ out_bar
+            y0_bar += out_bar
         theta_bar[self._last :] = weights_bar.ravel()
-        return z0_bar @ self.W1.T + y_bar.sum(axis=0), theta_bar
+        return y0_bar, theta_bar
+
+    def time_vjp(self, t: float, alpha: Array, w: Array) -> float:
+        """⟨w, ∂x̂/∂t⟩ at the flat state α, for w (B m,)."""
+        inner, x, _ = (bound := self.bind()).pack
+        width, rows = self.field.sizes[-2], self.shape[0]
+        kept = np.empty(bound.kept, x.dtype)
+        hidden_linearize(float(t), alpha, bound.pack, alpha[:0], kept)
+        w = w.reshape(rows, -1)
+        through = float(mlp_time_pullback(inner, kept, np.ascontiguousarray(w[:, :width]).ravel())) if self.field.time != "none" else 0.0
+        return through + (float(w[:, width].sum()) if self.field.time == "every" else 0.0)
 
 
 def hidden_size(field: MLP) -> int:
