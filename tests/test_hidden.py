@@ -130,3 +130,49 @@ def test_a_span_of_length_zero_and_no_states():
     assert run.coordinates is not None and run.states is None
     with pytest.raises(InputError, match="keep="):
         run.sol(0.5)
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(LINEAR_ENDS, SPANS, st.sampled_from(ADAPTIVE), seeds, st.lists(st.sampled_from([0.0, 0.1, 0.37, 0.5, 1.0]), max_size=3), st.sampled_from(["states", "stages", 2]))
+def test_the_same_gradient(network, span, method, seed, jump, keep):
+    h, rng = 0.1, np.random.default_rng(seed)
+    options = {"first_step": h, "max_step": h, "rtol": 1e-4, "atol": 1e-4, "saveat": np.linspace(*span, 3), "controller": "torchdiffeq"}
+    a, b = both(network, span, method, keep=keep, **options)
+    assume(a.success and np.array_equal(a.grid, b.grid))
+    m = a.grid.size - 1
+    error = np.where(a.accepted("error") > 1e-3, rng.normal(size=m), 0.0)  # elsewhere it is rounding, which has no derivative
+    jumps = [(span[0] + x * (span[1] - span[0]), rng.normal(size=network.y.shape)) for x in jump]
+    bars = {"y_bar": rng.normal(size=a.y.shape), "jumps": jumps, "error_bar": error}
+    one, other = (ao.adjoint.discrete(run, **bars) for run in (a, b))
+    scale = 1 + max(np.abs(one.theta).max(), np.abs(one.y0).max())
+    np.testing.assert_allclose(other.theta, one.theta, rtol=0, atol=1e-7 * scale)
+    np.testing.assert_allclose(other.y0, one.y0, rtol=0, atol=1e-7 * scale)
+    np.testing.assert_allclose([other.t0, other.t1], [one.t0, one.t1], rtol=0, atol=1e-7 * (scale + abs(one.t0) + abs(one.t1)))
+    assert keep == "stages" or other.evaluations == one.evaluations
+
+    plain = {key: bars[key] for key in ("y_bar", "jumps")}
+    one, other = (ao.adjoint.discrete(run, **plain) for run in (a, b))
+    agree(other.theta, one.theta, 1e-12)
+    agree(other.y0, one.y0, 1e-12)
+    agree(np.array([other.t0, other.t1]), np.array([one.t0, one.t1]), 1e-12)
+
+
+@pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "DOP853"])
+def test_the_same_gradient_of_error_and_stiffness_estimates(method):
+    """Cotangents of each estimate alone, far from rounding."""
+    field = ao.MLP((6, 3, 4, 6), time="every")
+    theta, y = field.init(0, scale=3.0), np.random.default_rng(1).normal(size=(5, 6))
+    theta += 0.3 * np.random.default_rng(2).normal(size=theta.size)
+    options = {"method": method, "rtol": np.logspace(-3, 0, 6), "atol": np.logspace(0, -3, 6), "first_step": 0.25, "max_step": 0.25}
+    a, b = (ao.solve(field, theta, y, (0.0, 1.0), coordinates=c, **options) for c in STRAIGHT)
+    m = a.grid.size - 1
+    assert np.array_equal(a.grid, b.grid) and m >= 4
+    for which in ("error_bar", "stiffness_bar"):
+        for n in range(3):
+            one, other = (ao.adjoint.discrete(run, **{which: np.eye(m)[n]}) for run in (a, b))
+            for name in ("theta", "y0"):
+                expected = getattr(one, name)
+                np.testing.assert_allclose(getattr(other, name), expected, rtol=0, atol=1e-7 * np.abs(expected).max(), err_msg=f"{which} {n} {name}")

@@ -20,6 +20,7 @@ Their cotangents lie as they do, and after them those of Ŵ and of y₀ that the
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,7 +148,7 @@ class HiddenCoordinates:
 
     def pull_output(self, y_bar: Array) -> Array:
         """Equation (3): ᾱ (…, B m) of cotangents (…, B, n)."""
-        return (y_bar @ self.weights.T).reshape(*y_bar.shape[:-2], -1)
+        return (y_bar @ self.weights.T).reshape(*y_bar.shape[:-2], math.prod(self.shape))
 
     def pull(self, bar: Array, alpha: Array, y_bar: Array) -> tuple[Array, Array]:
         """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of a vector of cotangents (n_params,) and of outputs at α (k, B m) with cotangents (k, B, n)."""
