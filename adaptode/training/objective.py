@@ -216,7 +216,8 @@ class Objective:
             span = penalty.span(span, variate)
         wanted = [set(p.times(span, v)) for p, v in zip(self.penalties, variates, strict=True)]
         observed = self._observed(span).tolist()
-        seeds = tuple(seed for p, v in zip(self.penalties, variates, strict=True) for seed in p.reservoirs(v))
+        bare = self._options["keep"] == "none"
+        seeds = tuple(seed for p, v in zip(self.penalties, variates, strict=True) for seed in p.reservoirs(v) if bare)
         saveat = sorted({*observed, *(t for times in wanted for t in times)}, reverse=span[1] < span[0])
         run = self.solve(params, X, saveat, span, reservoirs=seeds)
 
