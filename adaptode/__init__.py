@@ -59,6 +59,7 @@ _PUBLIC = {
     "Exponential": "schedules",
     "Cosine": "schedules",
     "InverseDecay": "schedules",
+    "PerEpoch": "schedules",
     "AdaptodeError": "errors",
     "InputError": "errors",
     "SolveError": "errors",

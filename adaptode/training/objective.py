@@ -7,6 +7,7 @@ seen at the end of the span, t = t₁, or at given observation times. A penalty 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -108,6 +109,7 @@ class Objective:
             raise InputError(f"times must be at least one time, and no time twice; got {self.times.tolist()}")
         self.adjoint, self.adjoint_options = adjoint, dict(adjoint_options or {})
         self._gradient()
+        self.steps_per_epoch: int | None = None
         for penalty in self.penalties:
             penalty.check(field, self.method)
             penalty.check_times(self._observed(self.tspan), self.tspan)
@@ -129,6 +131,12 @@ class Objective:
             "keep": keep,
         }
         self.n_params = field.n_params + (head.n_params if head else 0)
+
+    def by_epochs(self, steps_per_epoch: int) -> Objective:
+        """The same objective where an epoch has so many steps: what a penalty's `PerEpoch` weight counts by. `adaptode.fit` asks for it."""
+        twin = copy.copy(self)
+        twin.steps_per_epoch = steps_per_epoch
+        return twin
 
     def init(self, rng: np.random.Generator | int | None = None) -> Array:
         """Initial parameters (P,): the field's own initialisation, then the head's."""
@@ -213,6 +221,7 @@ class Objective:
         rng   draws one uniform variate a penalty;  step   the training step, which sets the schedules of the λ
         """
         theta, phi = self.split(params)
+        weights = [penalty.weight.by_epochs(self.steps_per_epoch)(step) for penalty in self.penalties]
         variates = [float(rng.random()) for _ in self.penalties]
         span = self.tspan
         for penalty, variate in zip(self.penalties, variates, strict=True):
@@ -231,8 +240,7 @@ class Objective:
         parts = {"task": float(task)}
         theta_bar, forward, backward = np.zeros_like(theta), run.nfev, 0
         per_step: dict[str, Array] = {}
-        for name, penalty, variate, times in zip(self._names, self.penalties, variates, wanted, strict=True):
-            weight = penalty.weight(step)
+        for name, penalty, weight, variate, times in zip(self._names, self.penalties, weights, variates, wanted, strict=True):
             term = penalty.evaluate(_seen(run, times.union(observed)), variate)
             parts[name] = weight * term.value
             pulled = term.pull(weight)
