@@ -228,7 +228,7 @@ class Objective:
             span = penalty.span(span, variate)
         wanted = [set(p.times(span, v)) for p, v in zip(self.penalties, variates, strict=True)]
         observed = self._observed(span).tolist()
-        bare = self._options["keep"] == "none"
+        bare = self._options["keep"] not in ("states", "stages")
         seeds = tuple(seed for p, v in zip(self.penalties, variates, strict=True) for seed in p.reservoirs(v) if bare)
         saveat = sorted({*observed, *(t for times in wanted for t in times)}, reverse=span[1] < span[0])
         run = self.solve(params, X, saveat, span, reservoirs=seeds)
@@ -236,7 +236,7 @@ class Objective:
         output, transpose = self._output(phi, run)
         task, output_bar = self._loss(output, y)
         bars, phi_bar = transpose(output_bar)
-        jumps = list(zip(observed, bars, strict=True))
+        jumps = dict(zip(observed, bars, strict=True))
         parts = {"task": float(task)}
         theta_bar, forward, backward = np.zeros_like(theta), run.nfev, 0
         per_step: dict[str, Array] = {}
@@ -245,14 +245,15 @@ class Objective:
             parts[name] = weight * term.value
             pulled = term.pull(weight)
             theta_bar += pulled.theta
-            jumps += pulled.jumps
+            for t, bar in pulled.jumps:  # one jump a time: a continuous adjoint stops at each
+                jumps[t] = jumps[t] + bar if t in jumps else bar
             forward += term.evaluations
             backward += pulled.evaluations
             for which, bar in (("error_bar", pulled.error), ("stiffness_bar", pulled.stiffness)):
                 if bar is not None:
                     per_step[which] = per_step.get(which, 0.0) + bar
-        if all(np.isfinite(bar).all() for bar in (*(bar for _, bar in jumps), *per_step.values())):
-            gradient = self._gradient()(run, jumps=jumps, **per_step, **self.adjoint_options)
+        if all(np.isfinite(bar).all() for bar in (*jumps.values(), *per_step.values())):
+            gradient = self._gradient()(run, jumps=list(jumps.items()), **per_step, **self.adjoint_options)
             theta_bar += gradient.theta
             backward += gradient.evaluations
         else:  # an overflow in the head or the loss, not a wrong argument
