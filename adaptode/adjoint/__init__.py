@@ -1,5 +1,6 @@
 """Gradients of solved batches."""
 
-from .discrete import Gradient, discrete
+from .discrete import discrete
+from .gradient import Gradient
 
 __all__ = ["Gradient", "discrete"]
