@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,6 +36,7 @@ def solve(
     max_step: float = math.inf,
     max_steps: int = 10_000,
     keep: str | int = "states",
+    reservoirs: Collection[int] = (),
     batch: str = "joint",
 ) -> Run | RunBatch:
     """Integrate y′ = f(t, y; θ) for a batch of states stepped jointly, every attempt logged.
@@ -49,6 +51,7 @@ def solve(
     max_steps  attempts, accepted or not, before giving up
     keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), a number k (every k-th state: the discrete adjoint
                recomputes those between), or "none" (the first and the last)
+    reservoirs seeds, each of which draws one accepted state strictly between the ends, all equally likely, whatever `keep` says: `run.held`
     batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
 
     "DOP853", of order 8, is for tight tolerances; a step with outputs between its ends takes three evaluations more than its twelve.
@@ -61,7 +64,7 @@ def solve(
         raise InputError(f"solve needs a field, not {type(field).__name__}: wrap a function f(t, y, theta) as adaptode.PythonField(f, n=...)")
     if batch != "joint":
         options = {"method": tab, "rtol": rtol, "atol": atol, "saveat": saveat, "controller": control, "first_step": first_step}
-        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep}
+        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep, "reservoirs": reservoirs}
         return solve_rows(batch, solve, field, theta, y0, tspan, options)
     y0, theta = field.check(y0, theta)
     theta = theta.copy()  # a run is a record: updating the caller's parameters in place must not change it
@@ -90,7 +93,7 @@ def solve(
         every=every,
     )
     integration.start(first_step)
-    integration.run()
+    held = integration.run_holding(tuple(dict.fromkeys(reservoirs)))
 
     log, state, out = integration.log(), integration.state, integration.out
     saved = int(state.count[SAVED])
@@ -114,6 +117,7 @@ def solve(
         states=integration.kept("states").reshape(shape) if every == 1 else None,
         stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
         checkpoints=None if every == 1 else _checkpoints(y0, integration, grid.size - 1, every),
+        held={seed: y.reshape(rows, field.n) for seed, y in held.items()},
     )
 
 

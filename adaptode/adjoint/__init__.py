@@ -3,4 +3,6 @@
 from .discrete import discrete
 from .gradient import Gradient
 
-__all__ = ["Gradient", "discrete"]
+ADJOINTS = {"discrete": discrete}
+
+__all__ = ["ADJOINTS", "Gradient", "discrete"]
