@@ -297,7 +297,7 @@ def test_training_a_composition_through_checkpoints(tmp_path):
     objective = ao.Objective(Sum(MLP((N, 3, N)), LinearField(N)), "mean_squared_error")
     X, target = Y, -Y
     result = ao.fit(objective, X, target, epochs=3, rng=0, checkpoint=tmp_path, optimizer=ao.Adam(0.05))
-    assert result.history.loss[-1] < result.history.loss[0]
+    assert result.history.column("loss")[-1] < result.history.column("loss")[0]
     other = ao.Objective(Sum(MLP((N, 4, N)), LinearField(N)), "mean_squared_error")
     with pytest.raises(ao.CheckpointError, match="sizes was|parts was"):
         ao.fit(other, X, target, epochs=4, rng=0, checkpoint=tmp_path, resume=True)
