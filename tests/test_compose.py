@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import pytest
 from frozen import assert_directional, draw_like, frozen, naive_jvp
+from paths import assert_solves
 from strategies import Network, parameters
 
 import adaptode as ao
@@ -18,6 +19,7 @@ from adaptode.adjoint import discrete
 from adaptode.checks import complex_step, dot_test, taylor_test
 from adaptode.errors import InputError, MissingDerivativeError
 from adaptode.fields import MLP, CompiledField, LinearField, PythonField, Scaled, Sum, TimeRescaled, augment
+from adaptode.fields.series import expand
 
 N, B = 2, 3
 Y, T = np.random.default_rng(0).normal(size=(B, N)), 0.37
@@ -159,6 +161,21 @@ def test_solve_and_adjoint_on_the_accepted_grid(kind, dtype):
     assert_directional(got, expected, np.sum(np.abs(grad.theta)) + np.sum(np.abs(grad.y0)), 1e-4 if single else 1e-11)
 
 
+@pytest.mark.parametrize("order", [1, 2, 5])
+@pytest.mark.parametrize("kind", MADE)
+def test_taylor_coefficients_and_their_transpose(kind, order):
+    field, referee = MADE[kind]()
+    path, cache = field.taylor(T, Y, referee.theta, order)
+    assert_solves(lambda t, y: referee.f(t, y, referee.theta), T, path)
+    bar, y_dot, theta_dot = draw_like(6, path, Y, referee.theta)
+    y_bar, theta_bar = field.taylor_vjp(cache, bar)
+    x, direction = np.append(Y, referee.theta), np.append(y_dot, theta_dot)
+    expected = complex_step(
+        lambda x: np.sum(bar * expand(lambda p: field.series(T, p, x[Y.size :]), x[: Y.size].reshape(Y.shape), order).path), x, direction
+    )
+    assert_directional(np.append(y_bar, theta_bar) @ direction, expected, np.abs(y_bar).sum() + np.abs(theta_bar).sum(), 1e-12)
+
+
 def test_vjp_has_taylor_slope_two():
     field, referee = MADE["nested"]()
     theta = referee.theta
@@ -266,7 +283,11 @@ def test_a_derivative_is_there_where_every_part_has_it():
     Sum(net, LinearField(N)).require("jacobian", "bilinear_vjp")
     with pytest.raises(MissingDerivativeError, match="relu"):
         Scaled(Sum(net, rough), 2.0).require("jacobian", "bilinear_vjp")
-    with pytest.raises(MissingDerivativeError, match="PythonField.*`vjp`"):
+    assert not Sum(net, plain).has("taylor") and not Scaled(rough, 2.0).has("taylor") and TimeRescaled(net, 2.0).has("taylor")
+    for field in (Sum(net, plain), Scaled(rough, 2.0)):
+        with pytest.raises(MissingDerivativeError, match="taylor"):
+            field.taylor(0, Y, np.zeros(field.n_params), 2)
+    with pytest.raises(MissingDerivativeError, match="PythonField.*`vjp`|PythonField.*`jacobian`"):
         ao.Objective(Sum(net, plain), "mean_squared_error", penalties=[ao.JacobianNorm("frobenius", 0.1)])
 
 

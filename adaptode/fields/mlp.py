@@ -15,6 +15,7 @@ from .protocol import Array, Bound, Field
 from .taylor import MLPSeries
 
 _TIME_MODES = {"none": kernels.TIME_NONE, "first": kernels.TIME_FIRST, "every": kernels.TIME_EVERY}
+_CURVED = ("bilinear_vjp", "taylor", "taylor_vjp")  # need a second derivative of every activation
 _GAINS = {"glorot_uniform": (6.0, 1.0, 1.0), "glorot_normal": (2.0, 1.0, 1.0), "he_normal": (2.0, 1.0, 0.0), "lecun_normal": (1.0, 1.0, 0.0)}
 
 
@@ -162,14 +163,21 @@ class MLP(Field):
         return MLPSeries(self, t, y, theta, rate)
 
     def require(self, *derivatives: str) -> None:
-        super().require(*derivatives)
         for name in derivatives:
-            if name in ("bilinear_vjp", "taylor", "taylor_vjp"):
+            if name in _CURVED:
                 self.require_smooth(name)
+        super().require(*derivatives)
+
+    def _has(self, name: str) -> bool:
+        return super()._has(name) and not (name in _CURVED and self._rough())
 
     def require_smooth(self, what: str) -> None:
         """MissingDerivativeError unless every activation has a second derivative."""
-        rough = sorted({self.activation, self.outer, self.preactivation} - SMOOTH)
+        rough = self._rough()
         if rough:
             known = ", ".join(name for name in CODES if name in SMOOTH)
             raise MissingDerivativeError(f"{what} of {self!r} needs second derivatives, which {rough[0]} has not; use one of {known}")
+
+    def _rough(self) -> list[str]:
+        """The activations without a second derivative."""
+        return sorted({self.activation, self.outer, self.preactivation} - SMOOTH)

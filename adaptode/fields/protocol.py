@@ -120,7 +120,8 @@ class Field:
         return name == "vjp" or getattr(type(self), name) is not getattr(Field, name)
 
     def _missing(self, what: str) -> MissingDerivativeError:
-        return MissingDerivativeError(f"{self!r} has no `{what}`; give it one ({what}=...), or use a field that has (adaptode.MLP has all)")
+        mend = "use a field" if what == "taylor" else f"give it one ({what}=...), or use a field"
+        return MissingDerivativeError(f"{self!r} has no `{what}`; {mend} that has (adaptode.MLP has all)")
 
     def _bound(self, y: Array, theta: Array) -> tuple[Array, Bound]:
         y, theta = self.check(y, theta)
