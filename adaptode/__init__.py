@@ -46,6 +46,8 @@ _PUBLIC = {
     "augment": "fields",
     "Gradient": "adjoint",
     "LocalError": "regularize",
+    "GlobalError": "regularize",
+    "Steer": "regularize",
     "JacobianNorm": "regularize",
     "ConditionNumber": "regularize",
     "Objective": "training.objective",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -77,6 +78,8 @@ def solve(
     every = check_keep(keep)
     check_steps(first_step, max_step, max_steps)
     check_steppable(tab, first_step)
+    if not isinstance(reservoirs, Collection) or not all(isinstance(seed, Integral) and seed >= 0 for seed in reservoirs):
+        raise InputError(f"reservoirs must be seeds, whole numbers of at least 0; got {reservoirs!r}")
 
     wanted = times if times.size and times[-1] == t1 else np.append(times, t1)
     integration = Integration(

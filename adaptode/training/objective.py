@@ -115,8 +115,11 @@ class Objective:
                 raise InputError(
                     f"{type(penalty).__name__} needs the adjoint {' or '.join(map(repr, penalty.adjoints))}, which opens every step; got adjoint={adjoint!r}"
                 )
-            if times is not None and type(penalty).span is not Penalty.span:
-                raise InputError(f"{type(penalty).__name__} moves the end of the span, and observation times are fixed: leave out one of the two")
+        movers = [type(penalty).__name__ for penalty in self.penalties if type(penalty).span is not Penalty.span]
+        if movers and times is not None:
+            raise InputError(f"{movers[0]} moves the end of the span, and observation times are fixed: leave out one of the two")
+        if len(movers) > 1:
+            raise InputError(f"only one penalty can move the end of the span; got {' and '.join(movers)}")
         self._options: dict[str, Any] = {
             "method": self.method,
             "controller": self.controller,
@@ -196,7 +199,7 @@ class Objective:
     def _gradient(self) -> Callable[..., Any]:
         """The adjoint, looked up when it is needed, so that one that is registered later serves too."""
         known = adjoints.ADJOINTS
-        if self.adjoint not in known:
+        if not isinstance(self.adjoint, str) or self.adjoint not in known:
             raise InputError(f"unknown adjoint {self.adjoint!r}; known: {', '.join(known)}")
         return known[self.adjoint]
 
@@ -216,7 +219,8 @@ class Objective:
             span = penalty.span(span, variate)
         wanted = [set(p.times(span, v)) for p, v in zip(self.penalties, variates, strict=True)]
         observed = self._observed(span).tolist()
-        seeds = tuple(seed for p, v in zip(self.penalties, variates, strict=True) for seed in p.reservoirs(v))
+        bare = self._options["keep"] == "none"
+        seeds = tuple(seed for p, v in zip(self.penalties, variates, strict=True) for seed in p.reservoirs(v) if bare)
         saveat = sorted({*observed, *(t for times in wanted for t in times)}, reverse=span[1] < span[0])
         run = self.solve(params, X, saveat, span, reservoirs=seeds)
 
