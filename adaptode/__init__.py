@@ -50,6 +50,7 @@ _PUBLIC = {
     "Steer": "regularize",
     "JacobianNorm": "regularize",
     "ConditionNumber": "regularize",
+    "Taylor": "regularize",
     "Objective": "training.objective",
     "LinearHead": "training.heads",
     "Adam": "training.optimizers",

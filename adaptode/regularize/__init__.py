@@ -6,5 +6,6 @@ from .jacobian import ConditionNumber, JacobianNorm
 from .local_error import LocalError
 from .pointwise import PointwisePenalty
 from .steer import Steer
+from .taylor import Taylor
 
-__all__ = ["ConditionNumber", "GlobalError", "JacobianNorm", "LocalError", "Penalty", "PointwisePenalty", "Pulled", "Steer", "Term"]
+__all__ = ["ConditionNumber", "GlobalError", "JacobianNorm", "LocalError", "Penalty", "PointwisePenalty", "Pulled", "Steer", "Taylor", "Term"]
