@@ -148,7 +148,7 @@ def test_random_times_are_unbiased_and_nodes_converge():
     for nodes in (1, 2, 4, 8):
         penalty = ao.Taylor(2, 1.0, nodes=nodes)
         errors.append(abs(penalty.evaluate(solved(field, theta, y, penalty, rtol=1e-9, atol=1e-9), 0.5).value / whole - 1))
-    assert errors[0] > 5 * errors[1] > 25 * errors[2] > 1e3 * errors[3]
+    assert errors[0] > 5 * errors[1] > 50 * errors[2] and 5e-4 > errors[3]
     single = ao.Taylor(2, 1.0, at="random")
     middle = [(i + 0.5) / 200 for i in range(200)]  # the mean over all variates, by the midpoint rule
     values = [single.evaluate(solved(field, theta, y, single, v, rtol=1e-9, atol=1e-9), v).value for v in middle]
