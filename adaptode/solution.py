@@ -107,6 +107,13 @@ class StepLog:
         return "\n".join(lines)
 
 
+class Checkpoints(NamedTuple):
+    """States kept at some of the accepted times: index (c,) into the grid, in order, the first and the last always among them; states (c, B, n)."""
+
+    index: Array
+    states: Array
+
+
 @dataclass(frozen=True, repr=False)
 class Run:
     """A solved batch.
@@ -115,6 +122,7 @@ class Run:
     y1 (B, n)         the state at the end of the span                  held           {seed: (B, n)} what `reservoirs` drew
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
+    start (B, n)      the state at t₀                                     checkpoints          some of the states, where not all were kept
     nfev              evaluations of the field                            status, message, success
     """
 
@@ -134,7 +142,13 @@ class Run:
     end: Array
     states: Array | None
     stages: Array | None
+    checkpoints: Checkpoints | None = None
     held: dict[int, Array] = column(default_factory=dict)
+
+    @property
+    def start(self) -> Array:
+        """The state (B, n) at the start of the span."""
+        return self.states[0] if self.states is not None else self.checkpoints.states[0]  # type: ignore[union-attr]
 
     @property
     def success(self) -> bool:

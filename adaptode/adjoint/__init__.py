@@ -1,6 +1,7 @@
 """Gradients of solved batches."""
 
-from .discrete import Gradient, discrete
+from .discrete import discrete
+from .gradient import Gradient
 
 ADJOINTS = {"discrete": discrete}
 

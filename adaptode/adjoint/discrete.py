@@ -27,20 +27,7 @@ from ..fields.protocol import Array, Bound
 from ..fields.sockets import socket_linearize, socket_pullback, through_socket
 from ..solution import Run
 from ..step import add, bound_linearize, bound_pullback, combine_vjp, estimate, finish_vjp, is_zero, linearized_stages, pullback, stages_vjp
-
-
-class Gradient(NamedTuple):
-    """Cotangents of a solve's inputs.
-
-    y0 (B, n), theta (P,); t0, t1: None, the ends of the span are not differentiated by this adjoint
-    evaluations: forward evaluations and pullbacks that it took
-    """
-
-    y0: Array
-    theta: Array
-    t0: float | None
-    t1: float | None
-    evaluations: int
+from .gradient import Gradient, check_run, finite, outputs
 
 
 class Grid(NamedTuple):
@@ -169,25 +156,22 @@ def discrete(
     Undefined points: where a scaled error is 0, or the stage pair coincides, that step's estimate has gradient 0; see `norms.scaled_rms`.
     SolveError for a run that failed; InputError for no cotangent at all, one of a wrong shape, or one that is not finite.
     """
-    if not isinstance(run, Run):
-        raise InputError(f"discrete(run, y_bar) starts with the run of adaptode.solve; got {type(run).__name__}")
+    check_run(run, "discrete")
     if y_bar is None and jumps is None and error_bar is None and stiffness_bar is None:
         raise InputError("discrete needs a cotangent: y_bar, the gradient of a loss with respect to run.y1 or run.y, or jumps, error_bar, stiffness_bar")
-    run.require_success()
-    run.field.require("vjp")
     states = run.require_states("the discrete adjoint")
     steps, batch, n = run.grid.size - 1, *states.shape[1:]
     dtype, size = states.dtype, batch * n
-    outputs = _outputs(run, y_bar, jumps or ())
+    pairs = outputs(run, y_bar, jumps)
     tab = run.method.coefficients(dtype)
     if stiffness_bar is not None and tab.pair_i < 0:
         raise InputError(f"{run.method.name} has no stiffness estimate to differentiate")
     per_step = [_per_step(name, bar, steps) for name, bar in (("error_bar", error_bar), ("stiffness_bar", stiffness_bar))]
     bar, theta_bar = np.zeros(size, dtype), np.zeros(run.field.n_params, dtype)
-    times = np.array([t for t, _ in outputs])
+    times = np.array([t for t, _ in pairs])
     step = locate(run, times)
     if steps == 0:  # a span of length zero: every output is y0
-        for _, output in outputs:
+        for _, output in pairs:
             bar += output
         return Gradient(bar.reshape(batch, n), theta_bar, None, None, 0)
     order = np.argsort(step, kind="stable")
@@ -195,7 +179,7 @@ def discrete(
     cotangents = Cotangents(
         step[order],
         ((times - run.grid[step]) / width[step])[order],
-        np.array([outputs[i][1] for i in order], dtype=dtype).reshape(-1, size),
+        np.array([pairs[i][1] for i in order], dtype=dtype).reshape(-1, size),
         *per_step,
     )
     bound = run.field.bind(run.theta, batch, dtype)
@@ -213,42 +197,10 @@ def discrete(
     return Gradient(bar.reshape(batch, n), theta_bar, None, None, int(calls))
 
 
-def _outputs(run: Run, y_bar: ArrayLike | None, jumps: Iterable[tuple[float, ArrayLike]]) -> list[tuple[float, Array]]:
-    """Every cotangent of a state with its time, flat."""
-    shape = run.require_states("the discrete adjoint").shape[1:]
-    pairs: list[tuple[float, Any]] = [(float(t), _finite(f"the cotangent at t = {float(t):g}", bar)) for t, bar in jumps]
-    if y_bar is not None:
-        y_bar = _finite("y_bar", y_bar)
-        if y_bar.shape == shape:
-            pairs.append((run.tspan[1], y_bar))
-        elif y_bar.shape == run.y.shape:
-            pairs.extend(zip(run.t, y_bar, strict=True))
-        else:
-            raise InputError(f"y_bar must have the shape of run.y1, {shape}, or of run.y, {run.y.shape}; got {y_bar.shape}")
-    for t, bar in pairs:
-        if bar.shape != shape:
-            raise InputError(f"the cotangent at t = {t:g} must have shape {shape}; got {bar.shape}")
-    return [(t, np.ascontiguousarray(bar).ravel()) for t, bar in pairs]
-
-
-def _finite(name: str, bar: ArrayLike) -> Array:
-    """`bar` as an array of finite real numbers."""
-    try:
-        bar = np.asarray(bar)
-    except ValueError:
-        raise InputError(f"{name} must be an array of numbers") from None
-    if bar.dtype.kind not in "fiub":
-        raise InputError(f"{name} must be real numbers; got dtype {bar.dtype}")
-    bad = np.argwhere(~np.isfinite(bar))
-    if len(bad):
-        raise InputError(f"{name}[{', '.join(map(str, bad[0]))}] is {bar[tuple(bad[0])]}; cotangents must be finite")
-    return bar
-
-
 def _per_step(name: str, bar: ArrayLike | None, steps: int) -> Array:
     if bar is None:
         return np.zeros(steps)
-    bar = _finite(name, bar).astype(np.float64)
+    bar = finite(name, bar).astype(np.float64)
     if bar.shape != (steps,):
         raise InputError(f"{name} must have one entry an accepted step, shape ({steps},); got {bar.shape}")
     return bar

@@ -7,6 +7,7 @@ from .kinetic import Directional, JacobianFrobenius, Kinetic
 from .local_error import LocalError
 from .pointwise import PointwisePenalty
 from .steer import Steer
+from .taylor import Taylor
 
 __all__ = [
     "ConditionNumber",
@@ -20,5 +21,6 @@ __all__ = [
     "PointwisePenalty",
     "Pulled",
     "Steer",
+    "Taylor",
     "Term",
 ]
