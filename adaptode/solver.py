@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -81,6 +82,8 @@ def solve(
     every = check_keep(keep)
     check_steps(first_step, max_step, max_steps)
     check_steppable(tab, first_step)
+    if not isinstance(reservoirs, Collection) or not all(isinstance(seed, Integral) and seed >= 0 for seed in reservoirs):
+        raise InputError(f"reservoirs must be seeds, whole numbers of at least 0; got {reservoirs!r}")
 
     hidden = _hidden(coordinates, field, theta, y0, tab)
     start = np.zeros(math.prod(hidden.shape), dtype) if hidden else y0.ravel()

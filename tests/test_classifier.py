@@ -57,8 +57,8 @@ def test_a_subset_agrees_within_the_tolerance(moons):
 def test_defaults_are_stored_as_given():
     model = NeuralODEClassifier()
     assert model.get_params() == {
-        "hidden": (64, 64), "activation": "tanh", "time": "none", "method": "Dopri5", "controller": None, "rtol": 1e-3,
-        "atol": 1e-3, "t1": 1.0, "penalties": (), "learning_rate": 0.01, "weight_decay": 0.0, "batch_size": None,
+        "hidden": (64, 64), "activation": "tanh", "time": "none", "augment": 0, "method": "Dopri5", "controller": None, "rtol": 1e-3,
+        "atol": 1e-3, "t1": 1.0, "penalties": (), "adjoint": "discrete", "learning_rate": 0.01, "weight_decay": 0.0, "batch_size": None,
         "epochs": 100, "dtype": "float64", "progress": False, "checkpoint": None, "resume": False, "random_state": None,
     }  # fmt: skip
     assert adaptode.NeuralODEClassifier is NeuralODEClassifier
@@ -111,6 +111,23 @@ def test_penalties_and_schedules_go_through(moons):
     assert model.history_.column("learning_rate")[0] == 0.1 > model.history_.column("learning_rate")[-1]
     assert (model.history_.column("nfe_forward") % 6 == 2).any() or (model.history_.column("nfe_forward") > 0).all()
     assert (clone(model).fit(X, y).params_ == model.params_).all()
+
+
+def test_augmented_dimensions_let_samples_pass_each_other():
+    """On a line no flow brings the middle to one side and both ends to the other; with a second dimension it can."""
+    X = np.linspace(-1, 1, 60)[:, None]
+    y = np.abs(X[:, 0]) < 0.5
+    options = {"hidden": (16,), "activation": "softplus", "epochs": 150, "learning_rate": 0.05}
+    flat, free = small(**options).fit(X, y), small(**options, augment=1).fit(X, y)
+    assert flat.score(X, y) < 0.8 and free.score(X, y) > 0.95
+    assert free.n_features_in_ == 1 and free.objective_.field.sizes == (2, 16, 2)
+    padded = np.hstack([X, np.zeros_like(X)])
+    np.testing.assert_array_equal(free.decision_function(X), free.objective_.predict(free.params_, padded)[:, 0])
+    score = free.score(X, y)
+    assert free.set_params(augment=3).score(X, y) == score  # until it is fitted again
+    for bad in (-1, 1.5, None, "2"):
+        with pytest.raises(InputError, match="dimensions to augment by"):
+            small(augment=bad).fit(X, y)
 
 
 def test_float32(moons):
@@ -276,6 +293,7 @@ def test_bad_data(moons, change, match):
         ({"hidden": (2.5,)}, "hidden must"),
         ({"penalties": LocalError(1.0)}, r"penalties=\[LocalError"),
         ({"penalties": 3}, r"penalties must be a list.*got 3"),
+        ({"adjoint": "magic"}, "unknown adjoint 'magic'; known: discrete"),
         ({"penalties": ["local"]}, "penalties must be made like"),
         ({"activation": "step"}, "step"),
         ({"time": "always"}, "time"),

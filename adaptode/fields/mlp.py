@@ -12,8 +12,10 @@ from ..checked import check_rng
 from ..errors import InputError, MissingDerivativeError
 from . import mlp_kernels as kernels
 from .protocol import Array, Bound, Field
+from .taylor import MLPSeries
 
 _TIME_MODES = {"none": kernels.TIME_NONE, "first": kernels.TIME_FIRST, "every": kernels.TIME_EVERY}
+_CURVED = ("bilinear_vjp", "taylor", "taylor_vjp")  # need a second derivative of every activation
 _GAINS = {"glorot_uniform": (6.0, 1.0, 1.0), "glorot_normal": (2.0, 1.0, 1.0), "he_normal": (2.0, 1.0, 0.0), "lecun_normal": (1.0, 1.0, 0.0)}
 
 
@@ -29,7 +31,7 @@ class MLP(Field):
     preactivation  p, an activation before the first ("identity": none; "cube" gives the spiral's y³)
 
     Parameters are one flat (P,) vector, layer after layer W (in, out), v (out) where the layer sees the time, b (out); `views` names the parts.
-    relu has no second derivative: `bilinear_vjp`, and so every Jacobian penalty, raises MissingDerivativeError for it.
+    relu has no second derivative: `bilinear_vjp` and `taylor`, and so every Jacobian and Taylor penalty, raise MissingDerivativeError for it.
     """
 
     def __init__(
@@ -149,12 +151,29 @@ class MLP(Field):
         kernels.mlp_bilinear(float(t), y.ravel(), bound.pack, directions, u.ravel(), w.ravel(), y_bar.ravel(), theta_bar)
         return y_bar, theta_bar
 
+    def series(self, t: Any, y: Array, theta: Array, rate: Any = 1.0) -> MLPSeries:
+        self.require_smooth("taylor")
+        return MLPSeries(self, t, y, theta, rate)
+
+    def require(self, *derivatives: str) -> None:
+        for name in derivatives:
+            if name in _CURVED:
+                self.require_smooth(name)
+        super().require(*derivatives)
+
+    def _has(self, name: str) -> bool:
+        return super()._has(name) and not (name in _CURVED and self._rough())
+
     def require_smooth(self, what: str) -> None:
         """MissingDerivativeError unless every activation has a second derivative."""
-        rough = sorted({self.activation, self.outer, self.preactivation} - SMOOTH)
+        rough = self._rough()
         if rough:
             known = ", ".join(name for name in CODES if name in SMOOTH)
             raise MissingDerivativeError(f"{what} of {self!r} needs second derivatives, which {rough[0]} has not; use one of {known}")
+
+    def _rough(self) -> list[str]:
+        """The activations without a second derivative."""
+        return sorted({self.activation, self.outer, self.preactivation} - SMOOTH)
 
 
 def mlp_pack(theta: Array, meta: Array, batch: int, dtype: Any, shift: Array | None = None) -> tuple[tuple[Array, ...], int]:

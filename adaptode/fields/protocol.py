@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, MissingDerivativeError
+from .series import Expansion, Series, expand, expand_vjp
 
 Array = NDArray[Any]
 
@@ -84,8 +85,27 @@ class Field:
         """Gradient of Σ_b Σ_m ⟨w_bm, J_b u_bm⟩ with u and w held: y_bar (B, n) and theta_bar (P,); u and w are (B, n) or (B, M, n)."""
         raise self._missing("bilinear_vjp")
 
+    def taylor(self, t: float, y: Array, theta: Array, order: int) -> tuple[Array, Expansion]:
+        """Taylor coefficients (order + 1, B, n) of the solution from y at t, y(t + τ) = Σ_k coefficients[k] τᵏ, and what `taylor_vjp` needs.
+
+        d^k y/dt^k = k! coefficients[k]; order >= 1. Cost: that of about `order` evaluations, and O(order²) sums of products.
+        """
+        y, theta = self.check(y, theta)
+        if isinstance(order, bool) or not (isinstance(order, (int, np.integer)) and order >= 1):
+            raise InputError(f"the order of a Taylor expansion must be a whole number of at least 1; got {order!r}")
+        expansion = expand(lambda path: self.series(float(t), path, theta), y, int(order))
+        return expansion.path, expansion
+
+    def taylor_vjp(self, cache: Expansion, bar: Array) -> tuple[Array, Array]:
+        """Cotangents of y (B, n) and theta (P,) from those of the coefficients, bar (order + 1, B, n)."""
+        return expand_vjp(cache, self._like(bar, cache.path, "bar"), self.n_params)
+
+    def series(self, t: Any, y: Array, theta: Array, rate: Any = 1.0) -> Series:
+        """The field along a path y (K, B, n), at the time t + rate τ: see `fields.series`. A field that has it has `taylor` and `taylor_vjp`."""
+        raise self._missing("taylor")
+
     def require(self, *derivatives: str) -> None:
-        """MissingDerivativeError that names the first of `derivatives` ("vjp", "jvp", "time_vjp", "jacobian", "bilinear_vjp") the field has not."""
+        """MissingDerivativeError that names the first of `derivatives` ("vjp", "jvp", "time_vjp", "jacobian", "bilinear_vjp", "taylor") it has not."""
         for name in derivatives:
             if not self._has(name):
                 raise self._missing(name)
@@ -95,10 +115,13 @@ class Field:
         return self._has(name)
 
     def _has(self, name: str) -> bool:
+        if name in ("taylor", "taylor_vjp"):
+            name = "series"
         return name == "vjp" or getattr(type(self), name) is not getattr(Field, name)
 
     def _missing(self, what: str) -> MissingDerivativeError:
-        return MissingDerivativeError(f"{self!r} has no `{what}`; give it one ({what}=...), or use a field that has (adaptode.MLP has all)")
+        mend = "use a field" if what == "taylor" else f"give it one ({what}=...), or use a field"
+        return MissingDerivativeError(f"{self!r} has no `{what}`; {mend} that has (adaptode.MLP has all)")
 
     def _bound(self, y: Array, theta: Array) -> tuple[Array, Bound]:
         y, theta = self.check(y, theta)
@@ -107,7 +130,7 @@ class Field:
     def _like(self, x: Array, y: Array, name: str) -> Array:
         x = np.ascontiguousarray(x, dtype=y.dtype)
         if x.shape != y.shape:
-            raise InputError(f"{name} must have the shape of y, {y.shape}; got {x.shape}")
+            raise InputError(f"{name} must have the shape of {'the coefficients' if name == 'bar' else 'y'}, {y.shape}; got {x.shape}")
         return x
 
     def _directions(self, u: Array, w: Array, y: Array) -> tuple[Array, Array]:

@@ -101,7 +101,7 @@ class PythonField(Field):
         return tuple(a.astype(arrays[0].dtype) for a in self._answer(which, (arguments[0], *arrays), shapes))
 
     def _has(self, name: str) -> bool:
-        return self._functions[name] is not None
+        return self._functions.get(name) is not None
 
     def _answer(self, which: str, arguments: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> tuple[Array, ...]:
         function = self._functions[which]

@@ -28,7 +28,7 @@ except ModuleNotFoundError as error:
 from ..checked import check_tolerances
 from ..control import Controller
 from ..errors import AdaptodeError, InputError
-from ..fields import MLP
+from ..fields import MLP, augment
 from ..regularize import Penalty
 from ..schedules import Schedule
 from ..tableau import Tableau
@@ -43,11 +43,13 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
 
     y′ = f(t, y; θ),   y(0) = x,   logits = W y(t1) + b;   one logit for two classes, k for k > 2          [Chen18]
 
-    hidden        : widths of the hidden layers of the MLP f, whose ends are the features
+    hidden        : widths of the hidden layers of the MLP f, whose ends are the features and the dimensions of `augment`
     activation, time : as in `adaptode.MLP`
+    augment       : zeros put after each sample, so that the flow has room to go around itself      [Dup19]
     method, controller, rtol, atol : as in `adaptode.solve`
     t1            : end of the flow, > 0
     penalties     : of `adaptode.regularize`, e.g. [LocalError(1.0)]
+    adjoint       : which gradient of the solve, a name of `adaptode.adjoint.ADJOINTS`
     learning_rate : number or schedule of the step; with weight_decay, for AdamW
     batch_size    : samples a step; None: all
     epochs        : passes over the samples
@@ -69,12 +71,14 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
         *,
         activation: str = "tanh",
         time: str = "none",
+        augment: int = 0,
         method: str | Tableau = "Dopri5",
         controller: str | Controller | None = None,
         rtol: float = 1e-3,
         atol: float = 1e-3,
         t1: float = 1.0,
         penalties: Sequence[Penalty] = (),
+        adjoint: str = "discrete",
         learning_rate: float | Schedule = 0.01,
         weight_decay: float = 0.0,
         batch_size: int | None = None,
@@ -88,12 +92,14 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
         self.hidden = hidden
         self.activation = activation
         self.time = time
+        self.augment = augment
         self.method = method
         self.controller = controller
         self.rtol = rtol
         self.atol = atol
         self.t1 = t1
         self.penalties = penalties
+        self.adjoint = adjoint
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.batch_size = batch_size
@@ -113,6 +119,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise InputError(f"y has one class only, {classes.tolist()[0]!r}; a classifier needs at least two")
+        X = augment(X, self.augment)
         objective = self._objective(X.shape[1], len(classes))
         with _blas_for(objective, self.batch_size or len(X)):
             result = fit(
@@ -176,6 +183,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
             rtol=self.rtol,
             atol=self.atol,
             penalties=self.penalties,
+            adjoint=self.adjoint,
             dtype=self.dtype,
         )
 
@@ -183,7 +191,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         with _input_errors():
             X = validate_data(self, X, dtype=np.float64, reset=False)
-        return _cast(X, self.objective_.dtype)
+        return _cast(augment(X, self.objective_.field.n - self.n_features_in_), self.objective_.dtype)
 
 
 def _widths(hidden: Any) -> tuple[int, ...]:
