@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from ._jit import kernel
-from .step import end_state, error_vector, pair_rows, scaled_error, scaled_error_vjp, stiffness_slopes
+from .step import end_state, error_vector, estimates_vjp, finish, is_zero, pair_rows, scaled_error, scaled_error_vjp, stiffness_slopes
 
 
 @kernel
@@ -127,8 +127,10 @@ def hidden_estimates_vjp(pack, tab, h, a0, a1, K, Y, atol, rtol, q_bar, stiffnes
     for part in range(e.size // size):
         lo, hi = part * small, (part + 1) * small
         _pull(lift, err[lo:hi], e_bar[part * size : (part + 1) * size], err_bar[lo:hi], weights_bar)
-    _pull(lift, a0, y0_bar, a0_bar, weights_bar)
-    _pull(lift, a1, y1_bar, a1_bar, weights_bar)
+    if not is_zero(y0_bar):
+        _pull(lift, a0, y0_bar, a0_bar, weights_bar)
+    if not is_zero(y1_bar):
+        _pull(lift, a1, y1_bar, a1_bar, weights_bar)
     for i in range(size):
         base_bar[i] += y0_bar[i] + y1_bar[i]
     if stiffness_bar == 0.0 or tab.pair_i < 0:
@@ -157,3 +159,19 @@ def hidden_estimates_vjp(pack, tab, h, a0, a1, K, Y, atol, rtol, q_bar, stiffnes
                 Y_bar[1, c] += down[c]
                 Y_bar[0, c] -= down[c]
 
+
+
+# For one step at a time, of any bound field.
+
+
+def bound_measure(bound, tab, *arguments):
+    """`step.finish`, or `hidden_measure` where the numbers stepped are hidden coordinates."""
+    return hidden_measure(bound.pack, tab, *arguments) if bound.kind == "hidden" else finish(tab, *arguments)
+
+
+def bound_estimates_vjp(bound, tab, *arguments):
+    """`step.estimates_vjp`, or `hidden_estimates_vjp`."""
+    if bound.kind == "hidden":
+        hidden_estimates_vjp(bound.pack, tab, *arguments)
+    else:
+        estimates_vjp(bound.pack, tab, *arguments)

@@ -127,8 +127,8 @@ class Run:
     y0, y1 (B, n)     the states at the start and at the end of the span  held           {seed: (B, n)} what `reservoirs` drew
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
-    coordinates       None, or those of the last hidden layer, in which it was solved; kept_states (m + 1, N), kept_stages (m, s, N) and checkpoints are then in them, `states`
-                      and `stages` made when asked for
+    coordinates       None, or those of the last hidden layer, in which it was solved; kept_states (m + 1, N), kept_stages (m, s, N) and checkpoints
+                      are then in them, `states` and `stages` made when asked for
     checkpoints       some of the states, where not all were kept
     nfev              evaluations of the field                            status, message, success
     """
@@ -182,7 +182,7 @@ class Run:
     @property
     def start(self) -> Array:
         """The numbers (N,) that were stepped, at t₀: y₀ itself, or 0 in hidden coordinates."""
-        return self.y0.ravel() if self.coordinates is None else np.zeros(self.coordinates.shape, self.end.dtype).ravel()
+        return self.y0.ravel() if self.coordinates is None else np.zeros(self.coordinates.size, self.end.dtype)
 
     @property
     def y1(self) -> Array:

@@ -55,8 +55,8 @@ def solve(
     keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), a number k (every k-th state: the discrete adjoint
                recomputes those between), or "none" (the first and the last)
     reservoirs seeds, each of which draws one accepted state strictly between the ends, all equally likely, whatever `keep` says: `run.held`
-    coordinates "state", "hidden" or "auto": whether an MLP with a linear last layer is stepped in the coordinates of its last hidden layer, which is the same solve
-               to rounding (docs/change-of-variables.md); "auto": where that takes fewer multiplications
+    coordinates "state", "hidden" or "auto": whether an MLP with a linear last layer is stepped in the coordinates of its last hidden layer, the same
+               solve to rounding (docs/change-of-variables.md); "auto": where that takes fewer multiplications
     batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
 
     "DOP853", of order 8, is for tight tolerances; a step with outputs between its ends takes three evaluations more than its twelve.
@@ -86,7 +86,7 @@ def solve(
         raise InputError(f"reservoirs must be seeds, whole numbers of at least 0; got {reservoirs!r}")
 
     hidden = _hidden(coordinates, field, theta, y0, tab)
-    start = np.zeros(math.prod(hidden.shape), dtype) if hidden else y0.ravel()
+    start = np.zeros(hidden.size, dtype) if hidden else y0.ravel()
     wanted = times if times.size and times[-1] == t1 else np.append(times, t1)
     integration = Integration(
         hidden.bind() if hidden else field.bind(theta, rows, dtype),

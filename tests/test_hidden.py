@@ -13,6 +13,7 @@ from adaptode.fields.hidden import HiddenCoordinates, has_hidden, hidden_pays, h
 
 LINEAR_ENDS = networks(outer=st.just("identity"), preactivation=st.just("identity")).filter(lambda network: len(network.sizes) > 2)
 SPANS = st.sampled_from([(0.0, 1.0), (1.0, -0.5), (-0.3, 0.4)])
+JUMPS = st.lists(st.sampled_from([0.0, 0.1, 0.37, 1.0]), max_size=3)
 STRAIGHT = ("state", "hidden")
 
 
@@ -136,7 +137,7 @@ def test_a_span_of_length_zero_and_no_states():
 
 
 @settings(max_examples=60)
-@given(LINEAR_ENDS, SPANS, st.sampled_from(ADAPTIVE), seeds, st.lists(st.sampled_from([0.0, 0.1, 0.37, 0.5, 1.0]), max_size=3), st.sampled_from(["states", "stages", 2]))
+@given(LINEAR_ENDS, SPANS, st.sampled_from(ADAPTIVE), seeds, JUMPS, st.sampled_from(["states", "stages", 2]))
 def test_the_same_gradient(network, span, method, seed, jump, keep):
     h, rng = 0.1, np.random.default_rng(seed)
     options = {"first_step": h, "max_step": h, "rtol": 1e-4, "atol": 1e-4, "saveat": np.linspace(*span, 3), "controller": "torchdiffeq"}
@@ -176,3 +177,21 @@ def test_the_same_gradient_of_error_and_stiffness_estimates(method):
             for name in ("theta", "y0"):
                 expected = getattr(one, name)
                 np.testing.assert_allclose(getattr(other, name), expected, rtol=0, atol=1e-7 * np.abs(expected).max(), err_msg=f"{which} {n} {name}")
+
+
+@pytest.mark.parametrize("sampling", ["unbiased", "biased"])
+@pytest.mark.parametrize("estimate", ["error", "stiffness"])
+@pytest.mark.parametrize("method", ["Tsit5", "DOP853"])
+def test_the_same_objective_with_a_local_penalty(sampling, estimate, method):
+    field = ao.MLP((6, 3, 4, 6), time="every")
+    X, y = np.random.default_rng(1).normal(size=(5, 6)), np.arange(5) % 2
+    results = []
+    for coordinates in STRAIGHT:
+        penalty = ao.LocalError(1e3, sampling, estimate=estimate, detach=())
+        objective = ao.Objective(field, "binary_cross_entropy", head=ao.LinearHead(6, 1), penalties=[penalty], method=method, coordinates=coordinates)
+        params = objective.init(0) * 3.0
+        results.append(objective.value_and_grad(params, X, y, rng=np.random.default_rng(4)))
+    a, b = results
+    assert a.nfe_forward == b.nfe_forward and a.nfe_backward == b.nfe_backward
+    np.testing.assert_allclose(b.loss, a.loss, rtol=1e-6)
+    np.testing.assert_allclose(b.grad, a.grad, rtol=0, atol=1e-6 * np.abs(a.grad).max())

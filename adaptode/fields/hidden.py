@@ -20,7 +20,7 @@ Their cotangents lie as they do, and after them those of Ŵ and of y₀ that the
 
 from __future__ import annotations
 
-import math
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,6 +124,18 @@ class HiddenCoordinates:
         self._factor = np.linalg.qr(self.weights.T, mode="r").T.copy()
         self.n_params = self._inner.size + batch * field.sizes[1] + self.weights.size + base.size
 
+    def at(self, base: Array) -> HiddenCoordinates:
+        """Those of the same parameters that begin at other states (B, n)."""
+        other = copy.copy(self)
+        other.base = np.ascontiguousarray(base)
+        other._shift = (other.base @ other.W1).ravel()
+        return other
+
+    @property
+    def size(self) -> int:
+        """B m."""
+        return self.shape[0] * self.shape[1]
+
     def bind(self) -> Bound:
         """The functions of the small system; buffers inside belong to this one use."""
         dtype, batch = self.base.dtype, self.shape[0]
@@ -148,7 +160,7 @@ class HiddenCoordinates:
 
     def pull_output(self, y_bar: Array) -> Array:
         """Equation (3): ᾱ (…, B m) of cotangents (…, B, n)."""
-        return (y_bar @ self.weights.T).reshape(*y_bar.shape[:-2], math.prod(self.shape))
+        return (y_bar @ self.weights.T).reshape(*y_bar.shape[:-2], self.size)
 
     def pull(self, bar: Array, alpha: Array, y_bar: Array) -> tuple[Array, Array]:
         """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of a vector of cotangents (n_params,) and of outputs at α (k, B m) with cotangents (k, B, n)."""

@@ -18,12 +18,13 @@ import numpy as np
 from ..control import first_step
 from ..dense import locate
 from ..errors import InputError
-from ..fields.protocol import Array, Bound, Field
+from ..fields.protocol import Array, Field
+from ..lifted import bound_estimates_vjp, bound_measure
 from ..norms import scaled_rms
 from ..reservoir import held
 from ..schedules import Schedule
 from ..solution import Run
-from ..step import bound_linearized_stages, bound_stages_vjp, finish, finish_vjp
+from ..step import bound_linearized_stages, bound_stages_vjp, carry_vjp
 from ..tableau import Tableau
 from .base import Penalty, Pulled, Term, detached, one_of, seed_of, state_at
 
@@ -131,11 +132,10 @@ class LocalError(Penalty):
 
     def _at(self, run: Run, t: float, u: Array) -> Term:
         """r of the step from u at t."""
-        bound = run.field.bind(run.theta, u.shape[0], u.dtype)
-        h, evaluations = self._step_size(run, bound, t, u)
+        h, evaluations = self._step_size(run, t, u)
         if h == 0.0:
             return Term(0.0, evaluations, lambda bar: Pulled(np.zeros_like(run.theta), [], 0))
-        local = _OneStep(run, bound, t, h, u)
+        local = _OneStep(run, t, h, u)
         by_error = self.estimate == "error"
         value = local.q * abs(h) if by_error else local.stiffness
 
@@ -145,7 +145,7 @@ class LocalError(Penalty):
 
         return Term(float(value), evaluations + run.method.b.size, pull)
 
-    def _step_size(self, run: Run, bound: Bound, t: float, u: Array) -> tuple[float, int]:
+    def _step_size(self, run: Run, t: float, u: Array) -> tuple[float, int]:
         """Signed h and the evaluations it cost."""
         left = run.tspan[1] - t
         if left == 0.0:
@@ -156,6 +156,7 @@ class LocalError(Penalty):
                 i += 1
             h = run.grid[i + 1] - run.grid[i]
             return float(h if abs(h) < abs(left) else left), 0
+        bound = run.field.bind(run.theta, u.shape[0], u.dtype)
         y, f0, f1 = u.ravel(), np.empty(u.size, u.dtype), np.empty(u.size, u.dtype)
         bound.value(t, y, bound.pack, f0)
 
@@ -169,29 +170,34 @@ class LocalError(Penalty):
 
 
 class _OneStep:
-    """One step of a run's method from (t, u), linearized, with its transpose."""
+    """One step of a run's method from (t, u), linearized, with its transpose; in the run's coordinates, which begin at u."""
 
-    def __init__(self, run: Run, bound: Bound, t: float, h: float, u: Array) -> None:
-        self.run, self.bound, self.t, self.h, self.shape = run, bound, t, h, u.shape
-        self.tab = tab = run.method.coefficients(u.dtype)
-        s, size = tab.b.size, u.size
-        self.u, self.u1, self.err = u.ravel(), np.empty(size, u.dtype), np.empty(run.method.estimates * size, u.dtype)
-        self.Y, self.K, self.kept = np.empty((s, size), u.dtype), np.empty((s, size), u.dtype), np.empty((s, bound.kept), u.dtype)
-        bound_linearized_stages(bound, tab, t, h, self.u, 0, s, self.Y, self.K, self.kept, False)
-        self.q, self.stiffness = finish(tab, h, self.u, self.K, self.Y, run.atol, run.rtol, self.u1, self.err)
+    def __init__(self, run: Run, t: float, h: float, u: Array) -> None:
+        self.run, self.t, self.h, self.shape, dtype = run, t, h, u.shape, u.dtype
+        self.hidden = None if run.coordinates is None else run.coordinates.at(u)
+        self.bound = run.field.bind(run.theta, u.shape[0], dtype) if self.hidden is None else self.hidden.bind()
+        self.u = u.ravel() if self.hidden is None else np.zeros(self.hidden.size, dtype)
+        self.tab = tab = run.method.coefficients(dtype)
+        s, size = tab.b.size, self.u.size
+        self.u1, self.err = np.empty(size, dtype), np.empty(run.method.estimates * size, dtype)
+        self.Y, self.K, self.kept = np.empty((s, size), dtype), np.empty((s, size), dtype), np.empty((s, self.bound.kept), dtype)
+        bound_linearized_stages(self.bound, tab, t, h, self.u, 0, s, self.Y, self.K, self.kept, False)
+        self.q, self.stiffness = bound_measure(self.bound, tab, h, self.u, self.K, self.Y, run.atol, run.rtol, self.u1, self.err)
 
     def vjp(self, q_bar: float, stiffness_bar: float, through_k1: bool) -> tuple[Array, Array, int]:
         """(θ̄, ū, pullbacks) of q̄ q + S̄ S."""
-        tab, dtype, size = self.tab, self.u.dtype, self.u.size
+        tab, dtype, size, run, bound = self.tab, self.u.dtype, self.u.size, self.run, self.bound
         K_bar, pair_bar = np.zeros_like(self.K), np.zeros((2, size), dtype)
         u_bar, u1_bar, scratch, err_bar = (*(np.zeros(size, dtype) for _ in range(3)), np.zeros_like(self.err))
-        theta_bar = np.zeros(self.run.field.n_params, dtype)
-        run, bound = self.run, self.bound
-        finish_vjp(
-            tab, self.h, self.u, self.u1, self.K, self.Y, self.err, run.atol, run.rtol, self.q, u1_bar, q_bar, stiffness_bar, err_bar, u_bar, K_bar, pair_bar
-        )
+        theta_bar = np.zeros(run.field.n_params if self.hidden is None else self.hidden.n_params, dtype)
+        bars = self.err, u1_bar, err_bar, u_bar, K_bar, pair_bar, theta_bar
+        bound_estimates_vjp(bound, tab, self.h, self.u, self.u1, self.K, self.Y, run.atol, run.rtol, q_bar, stiffness_bar, *bars)
+        carry_vjp(tab, self.h, u1_bar, err_bar, u_bar, K_bar)
         calls = bound_stages_vjp(bound, tab, self.t, self.h, self.Y, self.kept, 1, pair_bar, scratch, u_bar, K_bar, theta_bar)
         if through_k1:
             bound.pullback(self.t, self.u, bound.pack, self.kept[0], K_bar[0], u_bar, theta_bar)
             calls += 1
-        return theta_bar, u_bar.reshape(self.shape), calls
+        if self.hidden is None:
+            return theta_bar, u_bar.reshape(self.shape), calls
+        y_bar, theta_bar = self.hidden.pull(theta_bar, np.empty((0, size), dtype), np.empty((0, *self.shape), dtype))
+        return theta_bar, y_bar, calls

@@ -77,6 +77,7 @@ class Objective:
         dtype: str = "float64",
         max_steps: int = 10_000,
         keep: str = "states",
+        coordinates: str = "auto",
         times: ArrayLike | None = None,
         adjoint: str = "discrete",
         adjoint_options: Mapping[str, Any] | None = None,
@@ -108,6 +109,7 @@ class Objective:
         if times is not None and (self.times.size == 0 or (np.diff(self.times) == 0).any()):
             raise InputError(f"times must be at least one time, and no time twice; got {self.times.tolist()}")
         self.adjoint, self.adjoint_options = adjoint, dict(adjoint_options or {})
+        self._adjoint_options = ({"ends": False} if adjoint == "discrete" else {}) | self.adjoint_options  # training holds the span
         self._gradient()
         self.steps_per_epoch: int | None = None
         for penalty in self.penalties:
@@ -129,6 +131,7 @@ class Objective:
             "atol": atol,
             "max_steps": max_steps,
             "keep": keep,
+            "coordinates": coordinates,
         }
         self.n_params = field.n_params + (head.n_params if head else 0)
 
@@ -253,7 +256,7 @@ class Objective:
                 if bar is not None:
                     per_step[which] = per_step.get(which, 0.0) + bar
         if all(np.isfinite(bar).all() for bar in (*jumps.values(), *per_step.values())):
-            gradient = self._gradient()(run, jumps=list(jumps.items()), **per_step, **self.adjoint_options)
+            gradient = self._gradient()(run, jumps=list(jumps.items()), **per_step, **self._adjoint_options)
             theta_bar += gradient.theta
             backward += gradient.evaluations
         else:  # an overflow in the head or the loss, not a wrong argument
