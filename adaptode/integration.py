@@ -34,7 +34,7 @@ class Integration:
     """A solve under way. The arguments have been checked; y0 is flat, (N,), and is copied.
 
     `saveat` are output times in order, the last of them the end or before; `out` (k, N) receives them. `keep` holds some of "states", "errors", "stages"
-    and "dense", which are the stages with those of the continuous extension.
+    and "dense", which are the stages with those of the continuous extension. Of the states every `every`-th is kept, and the last.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Integration:
         max_step: float,
         max_steps: int,
         keep: frozenset[str],
+        every: int = 1,
         advance: Any = None,
     ) -> None:
         t0, t1 = tspan
@@ -77,6 +78,9 @@ class Integration:
         self._stages = method.stages + method.extra_stages if "dense" in keep else method.stages * ("stages" in keep)
         row_bytes = y0.itemsize * y0.size * (("states" in keep) + method.estimates * ("errors" in keep) + self._stages) + 40
         self._largest = max(1, 2**26 // row_bytes)  # 64 MiB a chunk at most
+        self._every, self._accepted = max(1, every), 0
+        if every > 1:  # few states are kept: then a chunk must not hold many more
+            self._largest = max(every, 2**20 // row_bytes)
         self._budget = max(1, min(64, 2**20 // max(1, self.state.K.size)))
 
     @property
@@ -208,7 +212,11 @@ class Integration:
         finally:  # an interrupt or an exception of the right-hand side loses nothing
             made, kept = int(state.count[ROWS]), int(state.count[KEPT])
             log = StepLog(*(column[:made] for column in store[:5]))
-            self.chunks.append(Chunk(log, store.errors[:made], store.states[:kept], store.stages[:kept]))
+            states = store.states[:kept]
+            if self._every > 1:
+                states = states[-self._accepted % self._every :: self._every].copy()
+            self._accepted += kept
+            self.chunks.append(Chunk(log, store.errors[:made], states, store.stages[:kept]))
         if budget is None:
             seconds = time.perf_counter() - began
             if seconds < 0.02:  # far below a tenth of a second: Ctrl-C can wait for more attempts

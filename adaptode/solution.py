@@ -106,14 +106,26 @@ class StepLog:
         return "\n".join(lines)
 
 
+class Checkpoints(NamedTuple):
+    """States kept at some of the accepted times: every `every`-th, or none (0), the first and the last in any case.
+
+    index (c,) into the grid, in order; states (c, B, n)
+    """
+
+    every: int
+    index: Array
+    states: Array
+
+
 @dataclass(frozen=True, repr=False)
 class Run:
     """A solved batch.
 
     t (k,)            output times: `saveat`, or the end alone            y (k, B, n)    the states there
-    y0, y1 (B, n)     the states at the start and at the end of the span
+    y1 (B, n)         the state at the end of the span
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
+    start (B, n)      the state at t₀                                     checkpoints          some of the states, where not all were kept
     nfev              evaluations of the field                            status, message, success
     """
 
@@ -130,10 +142,15 @@ class Run:
     method: Tableau
     atol: Array
     rtol: Array
-    y0: Array
     end: Array
     states: Array | None
     stages: Array | None
+    checkpoints: Checkpoints | None = None
+
+    @property
+    def start(self) -> Array:
+        """The state (B, n) at the start of the span."""
+        return self.states[0] if self.states is not None else self.checkpoints.states[0]  # type: ignore[union-attr]
 
     @property
     def success(self) -> bool:

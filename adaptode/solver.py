@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike
 from .checked import check_finite, check_saveat, check_scale, check_span, check_steppable, check_steps, check_tolerances
 from .control import Controller, get_controller
 from .errors import InputError
-from .fields.protocol import Field
+from .fields.protocol import Array, Field
 from .independent import RunBatch, solve_rows
 from .integration import Integration
 from .loop import SAVED
-from .solution import Run, explain
+from .solution import Checkpoints, Run, explain
 from .tableau import Tableau, get_tableau
 
 _KEEP = {"none": frozenset(), "states": frozenset({"states"}), "stages": frozenset({"states", "stages"})}
@@ -34,7 +34,7 @@ def solve(
     first_step: float | None = None,
     max_step: float = math.inf,
     max_steps: int = 10_000,
-    keep: str = "states",
+    keep: str | int = "states",
     batch: str = "joint",
 ) -> Run | RunBatch:
     """Integrate y′ = f(t, y; θ) for a batch of states stepped jointly, every attempt logged.
@@ -47,7 +47,8 @@ def solve(
     controller "pi" (Hairer; the default), "scipy", "torchdiffeq", "ordinarydiffeq", "pid", or a Controller
     first_step length of the first step; None: Hairer's rule (one evaluation more). Fixed-step methods need it: it is their step
     max_steps  attempts, accepted or not, before giving up
-    keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), or "none"
+    keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), a number k (every k-th state: the discrete adjoint
+               recomputes those between), or "none" (the first and the last)
     batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
 
     "DOP853", of order 8, is for tight tolerances; a step with outputs between its ends takes three evaluations more than its twelve.
@@ -70,8 +71,7 @@ def solve(
     tolerances = check_tolerances(rtol, atol, field.n, rows, dtype)
     check_finite(y0, theta)
     check_scale(y0, tolerances[0])
-    if keep not in _KEEP:
-        raise InputError(f'keep must be "states", "stages" or "none"; got {keep!r}')
+    every = check_keep(keep)
     check_steps(first_step, max_step, max_steps)
     check_steppable(tab, first_step)
 
@@ -86,20 +86,21 @@ def solve(
         saveat=wanted,
         max_step=max_step,
         max_steps=max_steps,
-        keep=_KEEP[keep],
+        keep=_KEEP[keep if isinstance(keep, str) else "states"],
+        every=every,
     )
     integration.start(first_step)
     integration.run()
 
     log, state, out = integration.log(), integration.state, integration.out
     saved = int(state.count[SAVED])
-    status = integration.status
+    status, grid = integration.status, integration.grid()
     shape = (-1, rows, field.n)
     return Run(
         t=times[: min(saved, times.size)],
         y=out[: min(saved, times.size)].reshape(shape),
         steps=log,
-        grid=integration.grid(),
+        grid=grid,
         nfev=integration.nfev,
         status=status,
         message=explain(status, log, integration.t, state.K[0].reshape(rows, field.n), field.name),
@@ -109,8 +110,24 @@ def solve(
         method=tab,
         atol=tolerances[0],
         rtol=tolerances[1],
-        y0=y0.copy(),
         end=out[-1].reshape(rows, field.n) if saved == out.shape[0] else state.y.reshape(rows, field.n),
-        states=None if keep == "none" else integration.kept("states").reshape(shape),
+        states=integration.kept("states").reshape(shape) if every == 1 else None,
         stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
+        checkpoints=None if every == 1 else _checkpoints(y0, integration, grid.size - 1, every),
     )
+
+
+def _checkpoints(y0: Array, integration: Integration, steps: int, every: int) -> Checkpoints:
+    """Every `every`-th state (none: 0), the first and the last."""
+    index = np.append(np.arange(0, steps, every or max(1, steps)), steps)
+    states = integration.kept("states") if every else np.stack([y0.ravel(), integration.state.y])[: index.size]
+    return Checkpoints(every, index, states.reshape(-1, *y0.shape))
+
+
+def check_keep(keep: str | int) -> int:
+    """How many steps there are from one kept state to the next: 1 for all states, 0 for none but the first and the last; InputError for anything else."""
+    if isinstance(keep, (int, np.integer)) and not isinstance(keep, bool) and keep > 0:
+        return int(keep)
+    if not isinstance(keep, str) or keep not in _KEEP:
+        raise InputError(f'keep must be "states", "stages", "none", or k >= 1 to keep every k-th state; got {keep!r}')
+    return 0 if keep == "none" else 1

@@ -78,6 +78,18 @@ def test_vjp_is_the_transpose_of_jvp(network, seed):
     assert error < 1e-13
 
 
+@given(all_networks, seeds)
+def test_time_vjp_is_the_complex_step_in_time(network, seed):
+    field, t, y, theta = field_of(network), network.t, network.y, network.theta
+    (w,) = draw_like(seed, y)
+    along_t = complex_step(lambda s: network.naive(s, y), t, 1.0) if network.time != "none" else 0 * y
+    got, scale = field.time_vjp(t, y, theta, w), np.sum(np.abs(w)) * np.max(np.abs(along_t))
+    assert isinstance(got, float) and abs(got - np.sum(w * along_t)) <= 1e-11 * scale
+    assert network.time != "none" or got == 0
+    single = field.time_vjp(t, *(x.astype(np.float32) for x in (y, theta, w)))
+    assert abs(single - got) <= 1e-4 * (scale + abs(got))
+
+
 @given(all_networks)
 def test_jacobian_is_the_referees(network):
     f = network.naive

@@ -37,7 +37,7 @@ from ..norms import scaled_rms
 from ..solution import Run, explain
 from ..tableau import Tableau, get_tableau
 from .gradient import Gradient, check_run, outputs
-from .path import CheckpointedPath, Path, own_step, path_of
+from .path import Path, check_checkpoints
 
 Jumps = Iterable[tuple[float, ArrayLike]]
 Slope = Callable[[float, Array], Array]
@@ -82,7 +82,7 @@ def backsolve(
         home.pull(t, z[:n], w, slope[n : 2 * n], slope[2 * n :], slope[:n])
         return slope
 
-    known = {run.tspan[0]: run.y0.ravel(), **{t: y.ravel() for t, y in zip(run.t.tolist(), run.y, strict=True)}, run.tspan[1]: run.y1.ravel()}
+    known = {run.tspan[0]: run.start.ravel(), **{t: y.ravel() for t, y in zip(run.t.tolist(), run.y, strict=True)}, run.tspan[1]: run.y1.ravel()}
     drifts = [0.0]
 
     def arrive(t: float, z: Array, solved: bool) -> bool:
@@ -109,18 +109,18 @@ def interpolating(
     first_step: float | None = None,
     max_steps: int = 10_000,
     adjoint_norm: str = "full",
-    checkpoints: int | str | None = None,
+    checkpoints: int | None = None,
 ) -> Gradient:
     """The gradient by solving [a, θ̄] backwards, with y(t) from the run's dense output.
 
-    checkpoints   None: y(t) from the run's states. k: from k states, evenly in time, found by solving once more; between them the run is solved again,
-                  a part at a time. "outputs": the same from the run's outputs (and y0), without the first of these solves. Both serve keep="none"
+    checkpoints   k: how many states to hold of a run solved with keep="none", found by taking its steps once more. Between them, as between those of a run
+                  with keep=k, states are computed again, two parts at a time, to the same bits
     adjoint_norm  "seminorm" leaves θ̄ out of the error norm. Then only a holds the steps down: where ∂f/∂y is small and ∂f/∂θ moves, θ̄ can
                   be wrong without a sign; `quadrature` has no such gap
 
     The other arguments, and errors, are those of `backsolve`. InputError too where the run kept no states and no checkpoints are asked for.
     Memory: the run's states, or the checkpoints and the states of two parts; the stages of four steps, and of one of B n + P numbers.
-    Cost: a linearization and a pullback a stage, and the stages of the run's steps once more, unless it kept them.
+    Cost: a linearization and a pullback a stage, and the stages of the run's steps once more, unless it kept them; twice if states are computed again.
     """
     home = _Homeward("interpolating", run, y_bar, jumps, rtol, atol, method, first_step, max_steps)
     n, w, y = home.size, home.w, np.empty(home.size, home.dtype)
@@ -151,7 +151,7 @@ def quadrature(
     first_step: float | None = None,
     max_steps: int = 10_000,
     nodes: int | None = None,
-    checkpoints: int | str | None = None,
+    checkpoints: int | None = None,
 ) -> Gradient:
     """The gradient by solving [a] alone backwards; θ̄ by Gauss–Legendre quadrature, a and y(t) from dense output.
 
@@ -224,7 +224,7 @@ class _Homeward:
         check_max_steps(max_steps)
         check_steps(first_step, math.inf, max_steps)
         if first_step is None and not self.method.adaptive and not run.method.adaptive and len(run.steps):
-            first_step = own_step(run)
+            first_step = abs(float(run.steps.h[0]))
         check_steppable(self.method, first_step)
         self.first, self.max_steps = first_step, int(max_steps)
         own = [x if x.size == 1 else x.reshape(batch, n)[0] for x in (run.rtol, run.atol)]
@@ -261,14 +261,9 @@ class _Homeward:
             atol, rtol = atol * narrower, rtol * narrower
         return atol, rtol
 
-    def path(self, checkpoints: int | str | None) -> Path | CheckpointedPath:
+    def path(self, checkpoints: int | None) -> Path:
         """y(t) of the run."""
-        if checkpoints is None and self.run.states is None:
-            raise InputError(
-                f"{self.name} needs the states at the accepted times: solve with keep=\"states\" (the default), or give checkpoints=, "
-                "which solves again; backsolve needs no states"
-            )
-        return path_of(self.run, self.bound, checkpoints)
+        return Path(self.run, self.bound, check_checkpoints(self.run, checkpoints, self.name))
 
     def pull(self, t: float, y: Array, w: Array, y_bar: Array, theta_bar: Array, out: Array | None = None) -> None:
         """Adds the field's transpose at (t, y) applied to w; fills `out` (N,), where given, with its value."""
@@ -316,10 +311,10 @@ class _Homeward:
                     arrive(stop, z, True)
                 t = stop
             if stop == t0 != t1:
-                t0_bar = -self._product(t0, self.run.y0, a.astype(np.float64))
+                t0_bar = -self._product(t0, self.run.start, a.astype(np.float64))
             if stop in self._cotangents:
                 a += self._cotangents[stop].astype(self.dtype)
-        return a.reshape(self.run.y0.shape).copy(), t0_bar if t0 != t1 else -t1_bar, t1_bar
+        return a.reshape(self.run.start.shape).copy(), t0_bar if t0 != t1 else -t1_bar, t1_bar
 
     def _between(self, start: float, end: float, z: Array, socket: PythonSocket, tolerances: tuple[Array, Array], use: Any) -> None:
         """z from one output to the one before."""

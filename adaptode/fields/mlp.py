@@ -124,6 +124,15 @@ class MLP(Field):
         y, theta = self.check(y, theta)
         return self._pushforward(t, y, theta, self._like(y_dot, y, "y_dot").reshape(y.shape[0], 1, self.n))[:, 0]
 
+    def time_vjp(self, t: float, y: Array, theta: Array, w: Array) -> float:
+        y, bound = self._bound(y, theta)
+        w = self._like(w, y, "w")
+        if self.time == "none":
+            return 0.0
+        kept = np.empty(bound.kept, y.dtype)
+        bound.linearize(float(t), y.ravel(), bound.pack, y.ravel()[:0], kept)
+        return float(kernels.mlp_time_pullback(bound.pack, kept, w.ravel()))
+
     def jacobian(self, t: float, y: Array, theta: Array) -> Array:
         y, theta = self.check(y, theta)
         columns = np.broadcast_to(np.eye(self.n, dtype=y.dtype), (y.shape[0], self.n, self.n))

@@ -1,4 +1,4 @@
-"""A multilayer perceptron on a batch: value, jvp, vjp, second order.
+"""A multilayer perceptron on a batch: value, jvp, vjp, derivative in time, second order.
 
 Rows are samples. Layer l = 1 … L, with x₀ = p(y), slopes D = σ′(z), curvatures C = σ″(z), t the time and (W, v, b) the layer's parameters
 (v only where the layer sees the time):
@@ -10,6 +10,7 @@ Rows are samples. Layer l = 1 … L, with x₀ = p(y), slopes D = σ′(z), curv
      ż̄_m = D ⊙ ẋ̄⁺_m,   z̄ = D ⊙ x̄⁺ + C ⊙ Σ_m ż_m ⊙ ẋ̄⁺_m,   ẋ̄_m = ż̄_m Wᵀ,   x̄ = z̄ Wᵀ
      W̄ = xᵀ z̄ + Σ_m ẋ_mᵀ ż̄_m,   b̄ = Σ_B z̄,   v̄ = t b̄
      and below the first layer, through p:   ȳ = p′ ⊙ x̄ + p″ ⊙ Σ_m u_m ⊙ ẋ̄₀ₘ
+(5)  t̄ = Σ_l ⟨Σ_B z̄_l, v_l⟩ over the layers that see the time, with (3)'s z̄
 
 Parameters lie flat, layer after layer: W (in, out) row by row, v (out) where present, b (out). `pack` is (theta, meta, work);
 meta = [L, time mode, preactivation, hidden activation, outer activation, n₀, …, n_L], work three areas of B max(n) and one of max(in·out, out).
@@ -247,6 +248,40 @@ def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
                 y_bar[i] += flat[i]
         z_bar = x_bar
         end = start
+
+
+@kernel
+def mlp_time_pullback(pack, kept, w):
+    """Equation (5), with what `mlp_linearize` kept: ⟨w, ∂f/∂t⟩."""
+    theta, meta, work = pack
+    layers, n = meta[LAYERS], meta[SIZES]
+    batch = w.size // n
+    area = batch * _widest(meta)
+    k = _kept_total(meta, batch)
+    end = theta.size
+    z_bar = _matrix(w, 0, batch, n)
+    if meta[OUTER] != IDENTITY:
+        z_bar = _matrix(work, 2 * area, batch, n)
+        _multiply(w, kept[k : k + w.size], z_bar.reshape(w.size))
+    t_bar = 0.0
+    for layer in range(layers - 1, -1, -1):
+        m, columns = meta[SIZES + layer], z_bar.shape[1]
+        start = end - _parameters(meta, layer)
+        if _sees_time(meta, layer):
+            v = start + m * columns
+            for i in range(batch):
+                for j in range(columns):
+                    t_bar += z_bar[i, j] * theta[v + j]
+        if layer == 0:
+            break
+        x_bar = _matrix(work, (layer % 2) * area, batch, m)
+        np.dot(z_bar, _matrix(theta, start, m, columns).T, x_bar)
+        flat = x_bar.reshape(batch * m)
+        k -= 2 * batch * m
+        _multiply(flat, kept[k + batch * m : k + 2 * batch * m], flat)
+        z_bar = x_bar
+        end = start
+    return t_bar
 
 
 @kernel

@@ -72,6 +72,10 @@ class Field:
         """(∂f/∂y) ẏ, shape (B, n)."""
         raise self._missing("jvp")
 
+    def time_vjp(self, t: float, y: Array, theta: Array, w: Array) -> float:
+        """⟨w, ∂f/∂t⟩ for a cotangent w (B, n): what the gradients with respect to the ends of the span need."""
+        raise self._missing("time_vjp")
+
     def jacobian(self, t: float, y: Array, theta: Array) -> Array:
         """J[b, i, j] = ∂f_i/∂y_j at sample b, shape (B, n, n)."""
         raise self._missing("jacobian")
@@ -81,10 +85,14 @@ class Field:
         raise self._missing("bilinear_vjp")
 
     def require(self, *derivatives: str) -> None:
-        """MissingDerivativeError that names the first of `derivatives` ("vjp", "jvp", "jacobian", "bilinear_vjp") the field has not."""
+        """MissingDerivativeError that names the first of `derivatives` ("vjp", "jvp", "time_vjp", "jacobian", "bilinear_vjp") the field has not."""
         for name in derivatives:
             if not self._has(name):
                 raise self._missing(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the field has that derivative."""
+        return self._has(name)
 
     def _has(self, name: str) -> bool:
         return name == "vjp" or getattr(type(self), name) is not getattr(Field, name)

@@ -14,6 +14,7 @@ from .protocol import Array, Bound, Field
 from .sockets import array_signature, compile_for, socket_bound, value_socket, vjp_socket
 
 _USAGE = "Its arrays are flat; it fills or adds to its last ones in place and returns nothing. A plain Python function needs no jit at all."
+_TIME_USAGE = "Its arrays are flat, and it returns one number."
 
 
 class PythonField(Field):
@@ -22,6 +23,7 @@ class PythonField(Field):
     value        f(t, y, theta) -> (B, n)
     vjp          (t, y, theta, w) -> (y_bar (B, n), theta_bar (P,)); needed by every adjoint
     jvp          (t, y, theta, y_dot) -> (B, n)
+    time_vjp     (t, y, theta, w) -> ⟨w, ∂f/∂t⟩, a number; for gradients with respect to the ends of the span
     jacobian     (t, y, theta) -> (B, n, n); bilinear_vjp (t, y, theta, u, w) -> (y_bar, theta_bar); needed by Jacobian penalties
 
     The functions get read-only views, and what they return is copied. An exception raised in one passes through unchanged.
@@ -36,6 +38,7 @@ class PythonField(Field):
         *,
         vjp: Callable[..., Any] | None = None,
         jvp: Callable[..., Any] | None = None,
+        time_vjp: Callable[..., Any] | None = None,
         jacobian: Callable[..., Any] | None = None,
         bilinear_vjp: Callable[..., Any] | None = None,
         name: str | None = None,
@@ -45,7 +48,7 @@ class PythonField(Field):
             raise InputError(f"PythonField needs a function value(t, y, theta) -> (B, n); got {value!r}")
         self.n, self.n_params = int(n), int(n_params)
         self.name = name or _name(value)
-        self._functions = {"value": value, "vjp": vjp, "jvp": jvp, "jacobian": jacobian, "bilinear_vjp": bilinear_vjp}
+        self._functions = {"value": value, "vjp": vjp, "jvp": jvp, "time_vjp": time_vjp, "jacobian": jacobian, "bilinear_vjp": bilinear_vjp}
         for which, function in self._functions.items():
             if function is not None:
                 _check_signature(which, function)
@@ -76,6 +79,10 @@ class PythonField(Field):
     def jvp(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
         y, theta = self.check(y, theta)
         return self._derivative("jvp", (t, y, theta, self._like(y_dot, y, "y_dot")), (y.shape,))[0]
+
+    def time_vjp(self, t: float, y: Array, theta: Array, w: Array) -> float:
+        y, theta = self.check(y, theta)
+        return float(self._derivative("time_vjp", (t, y, theta, self._like(w, y, "w")), ((),))[0])
 
     def jacobian(self, t: float, y: Array, theta: Array) -> Array:
         y, theta = self.check(y, theta)
@@ -137,19 +144,20 @@ def _user_bound(value: Any, vjp: Any, theta: Array) -> Bound:
 class CompiledField(Field):
     """f compiled with numba.njit: value(t, y, theta, out) fills out; vjp(t, y, theta, w, y_bar, theta_bar) adds to y_bar and theta_bar.
 
+    time_vjp(t, y, theta, w), optional, returns the number ⟨w, ∂f/∂t⟩: for gradients with respect to the ends of the span.
     All arrays are flat and C-contiguous; a batch (B, n) arrives as its (B·n,) view, and the functions loop over its
     samples. The loop that calls them is compiled once for all such
     fields and kept on disk: a new field costs only its own compilation.
     """
 
-    def __init__(self, value: Any, n: int, n_params: int = 0, *, vjp: Any = None, name: str | None = None) -> None:
+    def __init__(self, value: Any, n: int, n_params: int = 0, *, vjp: Any = None, time_vjp: Any = None, name: str | None = None) -> None:
         _check_counts(n, n_params)
-        for role, function in (("value", value), ("vjp", vjp)):
+        for role, function in (("value", value), ("vjp", vjp), ("time_vjp", time_vjp)):
             if function is not None and not is_compiled(function) and not JIT_DISABLED:
                 raise InputError(f"CompiledField needs a {role} made by numba.njit; for a plain Python function use PythonField")
         self.n, self.n_params = int(n), int(n_params)
         self.name = name or _name(getattr(value, "py_func", value))
-        self._value, self._vjp = value, vjp
+        self._value, self._vjp, self._time_vjp = value, vjp, time_vjp
         self._sockets: dict[np.dtype, tuple[Any, Any]] = {}
 
     def __repr__(self) -> str:
@@ -173,14 +181,27 @@ class CompiledField(Field):
             self._sockets[dtype] = value_socket(self._value, dtype), vjp
         return self._sockets[dtype]
 
+    def time_vjp(self, t: float, y: Array, theta: Array, w: Array) -> float:
+        if self._time_vjp is None:
+            raise self._missing("time_vjp")
+        y, theta = self.check(y, theta)
+        w = self._like(w, y, "w").ravel()
+        if not JIT_DISABLED:
+            compile_for(self._time_vjp, array_signature(3, y.dtype), "time_vjp", _TIME_USAGE, returns_nothing=False)
+        answer = self._time_vjp(float(t), y.ravel(), theta, w)
+        if not isinstance(answer, (float, int, np.floating)):
+            raise FieldError(f"`time_vjp` of {self.name} must return a number; got {type(answer).__name__}")
+        return float(answer)
+
     def _has(self, name: str) -> bool:
-        return name == "vjp" and self._vjp is not None
+        return (name == "vjp" and self._vjp is not None) or (name == "time_vjp" and self._time_vjp is not None)
 
     def _no_vjp(self, *arguments: Any) -> None:
         raise self._missing("vjp")
 
 
-_ARGUMENTS = {"value": "t, y, theta", "vjp": "t, y, theta, w", "jvp": "t, y, theta, y_dot", "jacobian": "t, y, theta", "bilinear_vjp": "t, y, theta, u, w"}
+_ARGUMENTS = {"value": "t, y, theta", "vjp": "t, y, theta, w", "jvp": "t, y, theta, y_dot", "time_vjp": "t, y, theta, w"}
+_ARGUMENTS |= {"jacobian": "t, y, theta", "bilinear_vjp": "t, y, theta, u, w"}
 
 _UNNAMED = "the field"
 
