@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,10 @@ from ..dense import dense_state
 from ..errors import InputError, SolveError
 from ..fields.protocol import Array
 from ..fields.sockets import PythonSocket, python_bound
-from ..integration import Chunk, Integration
-from ..loop import H
+from ..integration import Integration
+from ..loop import H, Store
 from ..norms import scaled_rms
-from ..solution import Run, explain
+from ..solution import Run, StepLog, explain
 from ..tableau import Tableau, get_tableau
 from .gradient import Gradient, check_run, outputs
 from .path import Path, check_checkpoints
@@ -183,19 +184,17 @@ def quadrature(
     x, weights = (v.tolist() for v in np.polynomial.legendre.leggauss(int(nodes)))
     theta_bar, a = np.zeros(home.n_params, home.dtype), np.empty(n, home.dtype)
 
-    def add_up(integration: Integration, chunk: Chunk) -> None:
-        """Equation (2) over the accepted steps of a chunk."""
-        tab, accepted = integration.tab, chunk.log.accepted
-        ends = [*chunk.states[1:], integration.state.y]
-        for t, h, a0, a1, K in zip(chunk.log.t[accepted].tolist(), chunk.log.h[accepted].tolist(), chunk.states, ends, chunk.stages, strict=True):
-            edges = [t, *path.breaks(t, t + h), t + h]
-            for start, end in zip(edges[:-1], edges[1:], strict=True):
-                for node, weight in zip(x, weights, strict=True):
-                    at = 0.5 * (start + end) + 0.5 * (end - start) * node
-                    dense_state(tab, (at - t) / h, h, a0, a1, K, a)
-                    path(at, y)
-                    np.multiply(a, a.dtype.type(-0.5 * (end - start) * weight), out=w)  # against the direction of the run, hence the sign
-                    home.pull(at, y, w, slope, theta_bar)
+    def add_up(integration: Integration, step: Store) -> None:
+        """Equation (2) over an accepted step."""
+        t, h = float(step.t[0]), float(step.h[0])
+        edges = [t, *path.breaks(t, t + h), t + h]
+        for start, end in pairwise(edges):
+            for node, weight in zip(x, weights, strict=True):
+                at = 0.5 * (start + end) + 0.5 * (end - start) * node
+                dense_state(integration.tab, (at - t) / h, h, step.states[0], integration.state.y, step.stages[0], a)
+                path(at, y)
+                np.multiply(a, a.dtype.type(-0.5 * (end - start) * weight), out=w)  # against the direction of the run, hence the sign
+                home.pull(at, y, w, slope, theta_bar)
 
     y0_bar, t0_bar, t1_bar = home.solve(z, slice(0, n), right_hand_side, tolerances, use=add_up)
     return Gradient(y0_bar, theta_bar, t0_bar, t1_bar, home.evaluations + path.evaluations)
@@ -289,12 +288,12 @@ class _Homeward:
         tolerances: tuple[Array, Array],
         *,
         arrive: Callable[[float, Array, bool], bool] = lambda t, z, solved: True,
-        use: Callable[[Integration, Chunk], None] | None = None,
+        use: Callable[[Integration, Store], None] | None = None,
     ) -> tuple[Array, float, float]:
         """z, of which a is z[where], from t1 to t0 by z′ = slope(t, z); returns ȳ₀, t̄0, t̄1, and leaves θ̄ in z.
 
         arrive(t, z, solved)   at every output and at t0, before its cotangent is added; True when z's state is known there, so that a = 0 may jump there
-        use(integration, chunk)   takes the accepted steps with their stages
+        use(integration, step)   takes each accepted step with its stages
         """
         t0, t1 = self.run.tspan
         sign = 1.0 if t1 >= t0 else -1.0
@@ -331,14 +330,17 @@ class _Homeward:
             keep=frozenset() if use is None else frozenset({"states", "dense"}),
         )
         integration.start(self.first)
-        while integration.running:
-            chunk = integration.advance()
-            if use is not None:
-                use(integration, chunk)
-                integration.chunks[-1] = Chunk(chunk.log, *(part[:0].copy() for part in chunk[1:]))  # used, and not to be kept
-        log = integration.log()
-        if integration.status < 0:
-            why = explain(integration.status, log, integration.t, np.zeros(1), "its right-hand side")
+        if use is None:
+            integration.run()
+            log = integration.log()
+        else:
+            store, attempts = integration.new_store(1), []  # step by step, so that the path is looked at once
+            while integration.step(store, attempts.append):
+                use(integration, store)
+            log = StepLog.of(attempts)
+        status = integration.ended(log)
+        if status < 0:
+            why = explain(status, log, integration.t, np.zeros(1), "its right-hand side")
             raise SolveError(f"the backward solve of the {self.name} adjoint, from t = {start:g} to {end:g}, failed: {why}. {_ADVICE[self.name]}", self.run)
         z[:] = integration.state.y
         if self.method.adaptive:  # the last step was cut at the output: the one before it, or what the controller asks for, says more
