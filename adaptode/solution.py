@@ -122,10 +122,10 @@ class Run:
     """A solved batch.
 
     t (k,)            output times: `saveat`, or the end alone            y (k, B, n)    the states there
-    y1 (B, n)         the state at the end of the span
+    y0, y1 (B, n)     the states at the start and at the end of the span
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
-    start (B, n)      the state at t₀                                     checkpoints          some of the states, where not all were kept
+    checkpoints       some of the states, where not all were kept
     nfev              evaluations of the field                            status, message, success
     """
 
@@ -142,15 +142,11 @@ class Run:
     method: Tableau
     atol: Array
     rtol: Array
+    y0: Array
     end: Array
     states: Array | None
     stages: Array | None
     checkpoints: Checkpoints | None = None
-
-    @property
-    def start(self) -> Array:
-        """The state (B, n) at the start of the span."""
-        return self.states[0] if self.states is not None else self.checkpoints.states[0]  # type: ignore[union-attr]
 
     @property
     def success(self) -> bool:

@@ -110,6 +110,7 @@ def solve(
         method=tab,
         atol=tolerances[0],
         rtol=tolerances[1],
+        y0=y0.copy(),
         end=out[-1].reshape(rows, field.n) if saved == out.shape[0] else state.y.reshape(rows, field.n),
         states=integration.kept("states").reshape(shape) if every == 1 else None,
         stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,

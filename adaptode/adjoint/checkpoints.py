@@ -62,7 +62,7 @@ class Segment(NamedTuple):
 
 
 def schedule(steps: int, snapshots: int) -> Iterator[Segment]:
-    """What to compute, in order; at no time are there more snapshots, inner states of a whole segment among them, than asked for (the start is one)."""
+    """What to compute, in order. There are never more states than snapshots asked for (the start is one) and the one at hand."""
     pending = [(0, steps, snapshots)]
     while pending:
         a, b, c = pending.pop()
@@ -83,12 +83,12 @@ class Retrace:
     """The accepted steps of a run once more, by the loop that made them, so that every bit is the same."""
 
     def __init__(self, run: Run, bound: Bound) -> None:
-        tolerances, y0 = (run.atol, run.rtol), run.start.ravel()
+        tolerances, y0 = (run.atol, run.rtol), run.y0.ravel()
         no_limit = {"saveat": np.empty(0), "max_step": math.inf, "max_steps": 2**62, "keep": frozenset()}
         self.run, self.bound = run, bound
         self.integration = Integration(bound, y0, run.tspan, run.method, HAIRER_PI, tolerances, **no_limit)
         self.store = self.integration.new_store(1)
-        self.evaluations = 0
+        self.evaluations, self.error = 0, run.accepted("error")
 
     def forward(self, state: Array, first: int, last: int, out: Array) -> None:
         """From the state (N,) at the accepted time number `first` to number `last`: out (k, N) receives the last k states."""
@@ -106,8 +106,8 @@ class Retrace:
             self.integration.span = self.integration.span._replace(end=float(end), direction=1.0 if end > grid[n] else -1.0)
             now.clock[H], now.count[STATUS] = math.inf, RUNNING
             self.integration.enter(self.store, 1)
-            if now.clock[T] != end:
-                raise SolveError(f"the step from t = {grid[n]:.9g}, accepted in the solve, is not when computed again: is the field random?", self.run)
+            if now.clock[T] != end or abs(self.store.error[0] - self.error[n]) > 1e-3:
+                raise SolveError(f"the step from t = {grid[n]:.9g} comes out otherwise when it is computed again: is the field random?", self.run)
             if last - n <= len(out):
                 out[len(out) - (last - n)] = now.y
         self.evaluations += self.integration.nfev - before + 1

@@ -83,7 +83,7 @@ def backsolve(
         home.pull(t, z[:n], w, slope[n : 2 * n], slope[2 * n :], slope[:n])
         return slope
 
-    known = {run.tspan[0]: run.start.ravel(), **{t: y.ravel() for t, y in zip(run.t.tolist(), run.y, strict=True)}, run.tspan[1]: run.y1.ravel()}
+    known = {run.tspan[0]: run.y0.ravel(), **{t: y.ravel() for t, y in zip(run.t.tolist(), run.y, strict=True)}, run.tspan[1]: run.y1.ravel()}
     drifts = [0.0]
 
     def arrive(t: float, z: Array, solved: bool) -> bool:
@@ -310,10 +310,10 @@ class _Homeward:
                     arrive(stop, z, True)
                 t = stop
             if stop == t0 != t1:
-                t0_bar = -self._product(t0, self.run.start, a.astype(np.float64))
+                t0_bar = -self._product(t0, self.run.y0, a.astype(np.float64))
             if stop in self._cotangents:
                 a += self._cotangents[stop].astype(self.dtype)
-        return a.reshape(self.run.start.shape).copy(), t0_bar if t0 != t1 else -t1_bar, t1_bar
+        return a.reshape(self.run.y0.shape).copy(), t0_bar if t0 != t1 else -t1_bar, t1_bar
 
     def _between(self, start: float, end: float, z: Array, socket: PythonSocket, tolerances: tuple[Array, Array], use: Any) -> None:
         """z from one output to the one before."""
