@@ -12,8 +12,9 @@ backsolve       [y, a, θ̄] as one system: y′ = f too is solved backwards, so
 interpolating   [a, θ̄], y(t) from the run's dense output                                                 stable as the run is
 quadrature      [a], y(t) likewise; (2) by Gauss–Legendre on the accepted steps, so that θ̄ is in no error norm
 
-They are exact gradients of neither the computed numbers (`discrete` is) nor of the flow, but come as close to the latter as their tolerances ask.
-Both tolerances are of θ̄ and a in units of the cotangents: atol is multiplied by the RMS of the largest, so that the gradient is linear in them.
+They are the exact gradient neither of the computed numbers (`discrete` is) nor of the flow, but come as close to the latter as both tolerances ask, the
+run's and theirs. For a and θ̄ atol is in units of the cotangents, multiplied by the RMS of the largest, so that the gradient is linear in them.
+Derivations: docs/adjoints.md.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checked import check_max_steps, check_steppable, check_steps, check_tolerances
+from ..checked import check_steppable, check_steps, check_tolerances
 from ..control import HAIRER_PI
 from ..dense import dense_state
 from ..errors import InputError, SolveError
@@ -220,7 +221,6 @@ class _Homeward:
         self.name, (batch, n), self.dtype = name, run.end.shape, run.end.dtype
         self.size, self.n_params, self.evaluations = batch * n, run.field.n_params, 0
         self.method = run.method if method is None else get_tableau(method)
-        check_max_steps(max_steps)
         check_steps(first_step, math.inf, max_steps)
         if first_step is None and not self.method.adaptive and not run.method.adaptive and len(run.steps):
             first_step = abs(float(run.steps.h[0]))
@@ -248,7 +248,7 @@ class _Homeward:
     def tolerances(self, parts: str, seminorm: bool) -> tuple[Array, Array]:
         """(atol, rtol) of a state made of some of y, a and t (θ̄).
 
-        The seminorm is the norm with atol = ∞ for θ̄ and, of N entries in all of which M are others, tolerances sqrt(M/N) times as large for these:
+        The seminorm is the norm with atol = ∞ for θ̄ and, of N entries in all of which M are others, tolerances sqrt(M/N) times those given for these:
         sqrt(1/N Σ (err/(sqrt(M/N) s))²) = sqrt(1/M Σ (err/s)²).
         """
         sizes = [self.n_params if part == "t" else self.size for part in parts]
