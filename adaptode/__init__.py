@@ -40,6 +40,7 @@ _PUBLIC = {
     "CompiledField": "fields",
     "PythonField": "fields",
     "Gradient": "adjoint",
+    "memory_report": "adjoint.memory",
     "LocalError": "regularize",
     "JacobianNorm": "regularize",
     "ConditionNumber": "regularize",
@@ -61,6 +62,7 @@ _PUBLIC = {
     "MissingDerivativeError": "errors",
     "SingularJacobianError": "errors",
     "NonFiniteLossError": "errors",
+    "NonFiniteGradientError": "errors",
     "CheckpointError": "errors",
     "DataError": "errors",
 }
