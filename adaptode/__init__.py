@@ -45,6 +45,7 @@ _PUBLIC = {
     "TimeRescaled": "fields",
     "augment": "fields",
     "Gradient": "adjoint",
+    "memory_report": "adjoint.memory",
     "LocalError": "regularize",
     "GlobalError": "regularize",
     "Steer": "regularize",
@@ -73,6 +74,7 @@ _PUBLIC = {
     "MissingDerivativeError": "errors",
     "SingularJacobianError": "errors",
     "NonFiniteLossError": "errors",
+    "NonFiniteGradientError": "errors",
     "CheckpointError": "errors",
     "DataError": "errors",
 }

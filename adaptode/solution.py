@@ -179,6 +179,16 @@ class Run:
         """The field's functions on the numbers that were stepped."""
         return self.field.bind(self.theta, self.end.shape[0], self.end.dtype) if self.coordinates is None else self.coordinates.bind()
 
+    def lifted(self) -> Run:
+        """The same run as if it had been stepped in the state's own coordinates, without its stages."""
+        if self.coordinates is None:
+            return self
+        states, some = self.states, self.checkpoints
+        if some is not None:
+            some = some._replace(states=self.seen(some.states).reshape(len(some.index), -1))
+        flat = None if states is None else states.reshape(len(states), -1)
+        return replace(self, kept_states=flat, kept_stages=None, checkpoints=some, coordinates=None)
+
     @property
     def start(self) -> Array:
         """The numbers (N,) that were stepped, at t₀: y₀ itself, or 0 in hidden coordinates."""

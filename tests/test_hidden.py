@@ -195,3 +195,14 @@ def test_the_same_objective_with_a_local_penalty(sampling, estimate, method):
     assert a.nfe_forward == b.nfe_forward and a.nfe_backward == b.nfe_backward
     np.testing.assert_allclose(b.loss, a.loss, rtol=1e-6)
     np.testing.assert_allclose(b.grad, a.grad, rtol=0, atol=1e-6 * np.abs(a.grad).max())
+
+
+@pytest.mark.parametrize("keep", ["states", 3])
+def test_a_gradient_that_is_not_finite_is_blamed_in_the_fields_own_names(keep):
+    field = ao.MLP((20, 2, 20))
+    theta, y = field.init(0), np.random.default_rng(0).normal(size=(3, 20))
+    run = ao.solve(field, theta, y, (0.0, 1.0), keep=keep, first_step=0.05, max_step=0.05)
+    assert run.coordinates is not None
+    huge = np.full(y.shape, 1e308)
+    with pytest.raises(ao.AdaptodeError, match="the gradient is NaN or infinite.* in step"):
+        ao.adjoint.discrete(run, huge)

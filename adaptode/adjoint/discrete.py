@@ -139,7 +139,7 @@ _sweep_socket = specialize(sweep, compiled=True, linearize=socket_linearize, pul
 _sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pullback=bound_pullback)
 
 
-def _enter(bound: Bound, *arguments: Any) -> int:
+def enter(bound: Bound, *arguments: Any) -> int:
     """`sweep` by the copy that serves the field."""
     if bound.kind == "mlp":
         return _sweep_mlp(bound.pack, *arguments)
@@ -156,6 +156,7 @@ class Walk:
     def __init__(self, run: Run, cotangents: Cotangents, ends: Ends | None) -> None:
         dtype, size, hidden = run.end.dtype, run.start.size, run.coordinates
         self.run, self.cotangents, self.ends, self.calls = run, cotangents, ends, 0
+        self.enter, self.single, self.at = enter, False, run.grid.size - 1  # single: a step at a time; at: the step now at hand, the first of those
         self.tab, self.bound = run.method.coefficients(dtype), run.bind()
         self.y0, self.theta = np.zeros(size, dtype), np.zeros(run.field.n_params if hidden is None else hidden.n_params, dtype)
         self.alpha = None if hidden is None else np.empty_like(cotangents.output)
@@ -171,7 +172,7 @@ class Walk:
     def back(self, first: int, states: Array, stages: Array) -> None:
         """Over the steps from number `first` on, between `states` (k + 1, N), with their stages (k, s, N) or none; they come in the order of the way home."""
         last, final = first + len(states) - 1, self.run.grid.size - 1
-        cuts = {first, last}
+        cuts = set(range(first, last + 1)) if self.single else {first, last}
         if self.ends is not None:  # the first and the last step of all are looked into
             cuts |= {cut for cut in (1, final - 1) if first < cut < last}
         for b, a in pairwise(sorted(cuts, reverse=True)):
@@ -185,9 +186,11 @@ class Walk:
         carried = scratch.K_bar[0].copy() if look and self.tab.fsal and b < final else None
         grid = Grid(run.grid[a : b + 1], states, stages)
         arguments = (self.tab, grid, run.atol, run.rtol, part, scratch, self.y0, self.theta, a == 0, b == final)
-        self.calls += int(_enter(self.bound, *arguments))
+        self.at = a
+        self.calls += int(self.enter(self.bound, *arguments))
         if look:
-            self.ends.add(a, part, scratch, carried)  # type: ignore[union-attr]
+            with np.errstate(over="ignore", invalid="ignore"):  # looked at in the end
+                self.ends.add(a, part, scratch, carried)  # type: ignore[union-attr]
         if self.alpha is not None:
             for n in np.unique(part.step):
                 which = np.flatnonzero(part.step == n)
@@ -233,7 +236,8 @@ def discrete(
     Cost: with s stages, about s − 1 evaluations and s − 1 pullbacks a step with FSAL; memory one state a step and the stages of one; t0 and t1: a `time_vjp` a
     stage of two steps, not counted in `evaluations`.
     Undefined points: where a scaled error is 0, or the stage pair coincides, that step's estimate has gradient 0; see `norms.scaled_rms`.
-    SolveError for a run that failed; InputError for no cotangent at all, one of a wrong shape, or one that is not finite, and for a budget below one state.
+    SolveError for a run that failed; InputError for no cotangent at all, one of a wrong shape, or one that is not finite, and for a budget below one state;
+    NonFiniteGradientError, which names the step, the stage and the block of parameters, where the gradient would be NaN or infinite.
     """
     check_run(run, "discrete")
     if y_bar is None and jumps is None and error_bar is None and stiffness_bar is None:
@@ -260,6 +264,10 @@ def discrete(
         walk.back(part.first, part.states, part.stages)
         walk.calls += part.evaluations
         del part  # its memory is part of the budget
+    if not (np.isfinite(walk.y0).all() and np.isfinite(walk.theta).all()):
+        from .nonfinite import raise_nonfinite
+
+        raise_nonfinite(run.lifted(), cotangents._replace(output=bars.reshape(len(bars), -1)), budget)
     t0, t1 = (found.t0, found.t1) if found else (None, None)
     y0, theta = walk.gradient(bars)
     return Gradient(y0, theta, t0, t1, walk.calls)

@@ -120,10 +120,11 @@ class MLP(Field):
         return self._pushforward(t, y, theta, self._like(y_dot, y, "y_dot").reshape(y.shape[0], 1, self.n))[:, 0]
 
     def time_vjp(self, t: float, y: Array, theta: Array, w: Array) -> float:
-        y, bound = self._bound(y, theta)
+        y, theta = self.check(y, theta)
         w = self._like(w, y, "w")
         if self.time == "none":
             return 0.0
+        bound = self.bind(theta, y.shape[0], y.dtype)
         kept = np.empty(bound.kept, y.dtype)
         bound.linearize(float(t), y.ravel(), bound.pack, y.ravel()[:0], kept)
         return float(kernels.mlp_time_pullback(bound.pack, kept, w.ravel()))
