@@ -41,6 +41,7 @@ _PUBLIC = {
     "PythonField": "fields",
     "Gradient": "adjoint",
     "memory_report": "adjoint.memory",
+    "check_gradients": "adjoint.check",
     "LocalError": "regularize",
     "JacobianNorm": "regularize",
     "ConditionNumber": "regularize",
