@@ -15,8 +15,7 @@ from ..solution import Run
 from .continuous import backsolve, interpolating
 from .discrete import discrete
 from .forward import forward
-from .gradient import Gradient, check_run
-from .path import again
+from .gradient import Gradient, again, check_run
 
 
 class MemoryRow(NamedTuple):
