@@ -46,6 +46,7 @@ _PUBLIC = {
     "augment": "fields",
     "Gradient": "adjoint",
     "memory_report": "adjoint.memory",
+    "check_gradients": "adjoint.check",
     "LocalError": "regularize",
     "GlobalError": "regularize",
     "Steer": "regularize",

@@ -15,8 +15,7 @@ from ..solution import Run
 from .continuous import backsolve, interpolating
 from .discrete import discrete
 from .forward import forward
-from .gradient import Gradient, check_run
-from .path import again
+from .gradient import Gradient, again, check_run
 
 
 class MemoryRow(NamedTuple):
@@ -49,7 +48,7 @@ class MemoryReport(NamedTuple):
 
     def __str__(self) -> str:
         width = max(len(row.mode) for row in self.rows)
-        lines = [self.title, f"  {'mode':{width}}  {'run keeps':>10}  {'gradient':>10}  {'together':>10}  {'measured':>10}"]
+        lines = [self.title, f"  {'mode':{width}}  {'run keeps':>10}  {'gradient':>10}  {'predicted':>10}  {'measured':>10}"]
         for row in self.rows:
             measured = "" if row.measured is None else _bytes(row.measured)
             lines.append(f"  {row.mode:{width}}  {_bytes(row.run):>10}  {_bytes(row.gradient):>10}  {_bytes(row.predicted):>10}  {measured:>10}".rstrip())

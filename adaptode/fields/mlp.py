@@ -126,7 +126,7 @@ class MLP(Field):
             return 0.0
         bound = self.bind(theta, y.shape[0], y.dtype)
         kept = np.empty(bound.kept, y.dtype)
-        bound.linearize(float(t), y.ravel(), bound.pack, y.ravel()[:0], kept)
+        bound.linearize(float(t), y.ravel(), bound.pack, np.empty(0, y.dtype), kept)
         return float(kernels.mlp_time_pullback(bound.pack, kept, w.ravel()))
 
     def jacobian(self, t: float, y: Array, theta: Array) -> Array:
