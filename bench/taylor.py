@@ -4,12 +4,14 @@
 
     d²y/dt² = J f,   with w its cotangent:   bilinear_vjp(u = f, w) + vjp(Jᵀ w)
 
-which is an evaluation, a jvp, a bilinear form and two vjp. Seconds are medians of calls taken turn and turn about, one thread.
+which is an evaluation, a jvp, a bilinear form and two vjp. Where PyTorch imports, so are the Jacobian products of any K by automatic differentiation, nested:
+d^K y/dt^K = jvp of d^(K−1) y/dt^(K−1) along f, then `autograd.grad`. Seconds are medians of calls taken turn and turn about, one thread.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -39,6 +41,33 @@ def by_series(penalty: ao.Taylor, field: ao.Field, y: np.ndarray, theta: np.ndar
     return float(values.mean()), *pull(np.full(len(y), 1 / len(y)))
 
 
+def nested(K: int, field: ao.MLP, y: np.ndarray, theta: np.ndarray) -> Call | None:
+    """The same by PyTorch's nested forward mode under its reverse mode, ready to be called; None without PyTorch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(1)
+    parts = {name: torch.tensor(part, requires_grad=True) for name, part in field.views(theta).items()}
+    at, layers = torch.tensor(y, requires_grad=True), len(field.sizes) - 1
+
+    def f(x):
+        for i in range(1, layers + 1):
+            x = x @ parts[f"W{i}"] + parts[f"b{i}"]
+            x = torch.tanh(x) if i < layers else x
+        return x
+
+    derivative = f
+    for _ in range(K - 1):
+        derivative = partial(lambda lower, x: torch.func.jvp(lower, (x,), (f(x),))[1], derivative)
+
+    def call():
+        value = (derivative(at) ** 2).mean()
+        return value.item(), *(bar.numpy() for bar in torch.autograd.grad(value, [at, *parts.values()]))
+
+    return call
+
+
 def first_order(field: ao.Field, y: np.ndarray, theta: np.ndarray) -> None:
     """The unit: an evaluation and a vjp, which linearizes anew: three passes through the network and its transpose."""
     field.value(0.0, y, theta)
@@ -55,9 +84,17 @@ def rows(repeats: int, activation: str = "tanh") -> list[dict[str, Any]]:
         ours, theirs = by_series(ao.Taylor(2, 1.0), field, y, theta), by_products(field, y, theta)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
-        cases: dict[str, Call] = {"f and vjp": lambda: first_order(field, y, theta), "K=2, products": lambda: by_products(field, y, theta)}
-        for K in (2, 3, 4, 5):
-            cases[f"K={K}"] = lambda penalty=ao.Taylor(K, 1.0): by_series(penalty, field, y, theta)
+        cases: dict[str, Call] = {"f and vjp": partial(first_order, field, y, theta), "K=2, products": partial(by_products, field, y, theta)}
+        cases |= {f"K={K}": partial(by_series, ao.Taylor(K, 1.0), field, y, theta) for K in (2, 3, 4, 5)}
+        for K in (2, 3, 4, 5) if activation == "tanh" else ():
+            peer = nested(K, field, y, theta)
+            if peer is not None:
+                value, y_bar, *bars = peer()
+                ours = by_series(ao.Taylor(K, 1.0), field, y, theta)
+                np.testing.assert_allclose(value, ours[0], rtol=1e-9)
+                theirs = np.concatenate([y_bar.ravel(), *(bar.ravel() for bar in bars)])
+                np.testing.assert_allclose(theirs, np.append(ours[1], ours[2]), rtol=1e-6, atol=1e-9 * np.abs(theirs).max())
+                cases[f"K={K}, PyTorch"] = peer
         seconds = turn_about(list(cases.values()), repeats)
         table.append({"sizes": sizes, "batch": batch} | {name: 1e3 * median(s) for name, s in zip(cases, seconds, strict=True)})
     return table

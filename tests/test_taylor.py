@@ -16,9 +16,11 @@ from scipy.linalg import expm
 from strategies import HIDDEN, SMOOTH, TIMES, Network, networks, parameters, seeds
 
 import adaptode as ao
+from adaptode.activations import activation_code
 from adaptode.checks import complex_step, dot_test, taylor_test
 from adaptode.errors import InputError, MissingDerivativeError
 from adaptode.fields import MLP, LinearField, PythonField, series
+from adaptode.fields.arena import Arena
 
 ANY = st.sampled_from(SMOOTH)
 all_networks = networks(activation=ANY, outer=ANY, preactivation=ANY)
@@ -76,7 +78,8 @@ MP = {
 def test_an_activation_to_the_last_digits(name, z0):
     """One hidden unit along a known path, by mpmath's derivatives in 40 digits."""
     coarse = [z0, 0.8, -0.5, 0.3, 0.2, -0.1]
-    activated = series.Activated(MLP((1, 1, 1), activation=name).meta[3], np.array(coarse)[:, None])
+    code = activation_code(name)
+    activated = series.Activated(code, np.array(coarse)[:, None], Arena(6 * series.Activated.arrays(code), 4, float))
     for k in range(6):
         activated.push(k)
     with mpmath.workdps(40):

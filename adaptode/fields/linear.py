@@ -52,9 +52,7 @@ class LinearField(Field):
         parts = {"A": theta[:square].reshape(self.n, self.n)}
         return parts | {"b": theta[square:]} if self.bias else parts
 
-    def init(
-        self, rng: np.random.Generator | int | None = None, scheme: str = "glorot_uniform", *, scale: float = 1.0, dtype: Any = np.float64
-    ) -> Array:
+    def init(self, rng: np.random.Generator | int | None = None, scheme: str = "glorot_uniform", *, scale: float = 1.0, dtype: Any = np.float64) -> Array:
         """Initial parameters (P,), A by a scheme of `MLP.init`, b zero."""
         return self._mlp.init(rng, scheme, scale=scale, dtype=dtype)[: self.n_params]
 

@@ -88,7 +88,7 @@ class Field:
     def taylor(self, t: float, y: Array, theta: Array, order: int) -> tuple[Array, Expansion]:
         """Taylor coefficients (order + 1, B, n) of the solution from y at t, y(t + τ) = Σ_k coefficients[k] τᵏ, and what `taylor_vjp` needs.
 
-        d^k y/dt^k = k! coefficients[k]; order >= 1. Cost: that of about `order` evaluations, and O(order²) sums of products.
+        d^k y/dt^k = k! coefficients[k]; order >= 1. Cost: that of about `order` evaluations, and O(order²) sums of products. See docs/taylor.md.
         """
         y, theta = self.check(y, theta)
         if isinstance(order, bool) or not (isinstance(order, (int, np.integer)) and order >= 1):

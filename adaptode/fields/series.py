@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .._jit import kernel
 from ..activations import CUBE, GELU, IDENTITY, SIGMOID, SINE, SOFTPLUS, TANH
+from .arena import Arena
 
 Array = NDArray[Any]
 
@@ -205,23 +206,31 @@ RULES = {
 
 
 class Activated:
-    """y = σ(z) for a series z (K, N) that is filled order by order; for the identity `y` is z itself."""
+    """y = σ(z) for a series z (K, N) that is filled order by order; for the identity `y` is z itself.
 
-    def __init__(self, code: int, z: Array) -> None:
+    The arena gives `arrays(code)` arrays like z, as many again to the transpose.
+    """
+
+    def __init__(self, code: int, z: Array, arena: Arena) -> None:
         self.rule = None if code == IDENTITY else RULES[code]
-        self.z, self.y = z, z if self.rule is None else np.empty_like(z)
-        self.more = [np.empty_like(z) for _ in range(self.rule.more)] if self.rule else []
+        self.z, self.y = z, z if self.rule is None else arena.array(z.shape)
+        self.more = [arena.array(z.shape) for _ in range(self.rule.more)] if self.rule else []
+
+    @staticmethod
+    def arrays(code: int) -> int:
+        """How many series an activation needs beside z."""
+        return 0 if code == IDENTITY else 1 + RULES[code].more
 
     def push(self, k: int) -> None:
         """Order k of y, from orders up to k of z."""
         if self.rule:
             self.rule.push(k, self.z, self.y, *self.more)
 
-    def transpose(self, z_bar: Array) -> tuple[Array, Callable[[int], None]]:
+    def transpose(self, z_bar: Array, arena: Arena) -> tuple[Array, Callable[[int], None]]:
         """ȳ (K, N), zeros to add to, and `pull(k)` for k = K − 1 … 0, which takes its order k down to z_bar, adding; for the identity ȳ is z_bar."""
         if self.rule is None:
             return z_bar, lambda k: None
-        pull, y_bar, bars = self.rule.pull, np.zeros_like(z_bar), [np.zeros_like(z_bar) for _ in self.more]
+        pull, y_bar, bars = self.rule.pull, arena.zeros(z_bar.shape), [arena.zeros(z_bar.shape) for _ in self.more]
         return y_bar, lambda k: pull(k, self.z, self.y, *self.more, z_bar, y_bar, *bars)
 
 

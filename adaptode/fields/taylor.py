@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .arena import Arena
 from .mlp_kernels import HIDDEN, OUTER, PRE
 from .series import Activated, Array, Series
 
@@ -38,15 +39,18 @@ class MLPSeries(Series):
 
     def __init__(self, field: MLP, t: float, y: Array, theta: Array, rate: float) -> None:
         self.field, self.t, self.rate = field, t, rate
-        orders, batch, _ = y.shape
-        before, hidden, outer = (int(field.meta[i]) for i in (PRE, HIDDEN, OUTER))
+        orders, batch, n = y.shape
+        codes = [int(field.meta[i]) for i in (PRE, *(HIDDEN,) * (len(field.sizes) - 2), OUTER)]
+        series = [Activated.arrays(codes[0]), *(1 + Activated.arrays(code) for code in codes[1:])]  # of each width, n and those of the layers
+        self.needs = orders * batch * sum(a * b for a, b in zip(field.sizes, series, strict=True)) + batch * max(field.sizes), sum(series) + 1
+        arena = Arena(*self.needs, y.dtype)
         parts = field.views(theta)
-        self.before = Activated(before, y.reshape(orders, -1))
+        self.before = Activated(codes[0], y.reshape(orders, -1), arena)
         self.layers: list[_Layer] = []
         x = self.before.y.reshape(y.shape)
-        for i, width in enumerate(field.sizes[1:], start=1):
-            z = np.empty((orders, batch, width), y.dtype)
-            activated = Activated(hidden if i < len(field.sizes) - 1 else outer, z.reshape(orders, -1))
+        for i, (width, code) in enumerate(zip(field.sizes[1:], codes[1:], strict=True), start=1):
+            z = arena.array((orders, batch, width))
+            activated = Activated(code, z.reshape(orders, -1), arena)
             self.layers.append(_Layer(i, x, z, activated, parts[f"W{i}"], parts.get(f"v{i}"), parts[f"b{i}"]))
             x = activated.y.reshape(z.shape)
         self.out = x
@@ -65,20 +69,23 @@ class MLPSeries(Series):
 
     def transpose(self, y_bar: Array, theta_bar: Array) -> Callable[[int, Array], None]:
         """Equations (2) and (3)."""
-        x_bar, pull_first = self.before.transpose(y_bar.reshape(len(y_bar), -1))
+        arena = Arena(*self.needs, y_bar.dtype)
+        x_bar, pull_first = self.before.transpose(y_bar.reshape(len(y_bar), -1), arena)
         steps = []
         for layer in self.layers:
-            z_bar = np.zeros_like(layer.z, dtype=y_bar.dtype)
-            steps.append((layer, x_bar.reshape(layer.x.shape), z_bar))
-            x_bar, pull = layer.activated.transpose(z_bar.reshape(len(z_bar), -1))
-            steps[-1] += (pull,)
+            below = x_bar
+            z_bar = arena.zeros(layer.z.shape)
+            x_bar, pull = layer.activated.transpose(z_bar.reshape(len(z_bar), -1), arena)
+            steps.append((layer, below.reshape(layer.x.shape), z_bar, pull))
         f_bars, parts = x_bar.reshape(self.out.shape), self.field.views(theta_bar)
+        scratch = arena.array((y_bar.shape[1] * max(self.field.sizes),))
 
         def pull_order(k: int, f_bar: Array) -> None:
             f_bars[k] += f_bar
             for layer, x_bar, z_bar, pull in reversed(steps):
                 pull(k)
-                x_bar[k] += z_bar[k] @ layer.W.T
+                into = scratch[: x_bar[k].size].reshape(x_bar[k].shape)
+                x_bar[k] += np.matmul(z_bar[k], layer.W.T, out=into)
             pull_first(k)
             if k == 0:
                 for layer, _, z_bar, _ in steps:

@@ -33,7 +33,8 @@ class Taylor(PointwisePenalty):
 
     The mean over components is the published code's; the paper writes the squared norm, n times as much, so that its λ is n times smaller. Published λ with
     the mean: 6e-5 (K = 3, MNIST), 1e-2 (K = 3, latent ODE), 1e-2 (K = 2, MiniBooNE), 3e-4 (K = 2, FFJORD on MNIST).
-    MissingDerivativeError for a field without Taylor coefficients (relu, or a user's field). Cost a node: that of about K evaluations and K pullbacks.
+    MissingDerivativeError for a field without Taylor coefficients (relu, or a user's field). Cost a node: that of about K evaluations and K
+    pullbacks, as it is counted; docs/taylor.md has the seconds.
     """
 
     integral = True
@@ -61,9 +62,7 @@ class Taylor(PointwisePenalty):
     def check(self, field: Field, method: Tableau) -> None:
         field.require("taylor")
 
-    def pointwise(
-        self, field: Field, t: float, y: Array, theta: Array, variate: float
-    ) -> tuple[Array, Callable[[Array], tuple[Array, Array]], int]:
+    def pointwise(self, field: Field, t: float, y: Array, theta: Array, variate: float) -> tuple[Array, Callable[[Array], tuple[Array, Array]], int]:
         path, cache = field.taylor(t, y, theta, self.K)
         factorial = path.dtype.type(math.factorial(self.K))
         derivative = factorial * path[self.K]
