@@ -110,6 +110,9 @@ class Field:
             if not self._has(name):
                 raise self._missing(name)
 
+    def require_smooth(self, what: str) -> None:
+        """MissingDerivativeError in the name of `what` for a field known to have no second derivatives somewhere."""
+
     def has(self, name: str) -> bool:
         """Whether the field has that derivative."""
         return self._has(name)
