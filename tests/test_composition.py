@@ -10,6 +10,7 @@ from frozen import field_of
 from test_pointwise import NET
 
 import adaptode as ao
+from adaptode.adjoint import ADJOINTS
 
 CATALOGUE = {
     "local_error": lambda: ao.LocalError(ao.Linear(2.0, 1.0, 5), detach=(), samples=2),
@@ -90,3 +91,14 @@ def test_training_with_them():
     result = ao.fit(objective, NET.y, Y, params=NET.theta, optimizer=ao.Adam(0.03), steps=40, rng=1)
     parts = [objective.value_and_grad(p, NET.y, Y, rng=np.random.default_rng(0)).loss for p in (NET.theta, result.params)]
     assert parts[1] < 0.5 * parts[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adjoint", [name for name in ADJOINTS if name != "discrete"] or ["discrete"])
+def test_every_adjoint_carries_every_penalty_home(adjoint):
+    """Each at a tolerance where the continuous adjoints come near the discrete one."""
+    names = [name for name, make in CATALOGUE.items() if make().adjoints is None and name != "condition_number"]
+    for name in names:
+        got, expected = (evaluate([CATALOGUE[name]()], [0.37], adjoint=a, rtol=1e-8, atol=1e-8) for a in (adjoint, "discrete"))
+        assert got.parts == expected.parts
+        assert np.linalg.norm(got.grad - expected.grad) < 1e-6 * np.linalg.norm(expected.grad), name
