@@ -147,12 +147,13 @@ def enter(bound: Bound, *arguments: Any) -> int:
 class Walk:
     """The way home of one run, part by part: what a part hands to the part before it lies in `scratch`, `y0` and `theta`."""
 
-    def __init__(self, run: Run, cotangents: Cotangents, ends: Ends | None) -> None:
+    def __init__(self, run: Run, cotangents: Cotangents, ends: bool) -> None:
         batch, n = run.end.shape
         dtype, size = run.end.dtype, batch * n
-        self.run, self.cotangents, self.ends, self.calls = run, cotangents, ends, 0
+        self.run, self.cotangents, self.calls = run, cotangents, 0
         self.enter, self.single, self.at = enter, False, run.grid.size - 1  # single: a step at a time; at: the step now at hand, the first of those
         self.tab, self.bound = run.method.coefficients(dtype), run.field.bind(run.theta, batch, dtype)
+        self.ends = Ends(run, self.bound) if ends and run.field.has("time_vjp") else None
         self.y0, self.theta = np.zeros(size, dtype), np.zeros(run.field.n_params, dtype)
         total = self.tab.c.size
         self.scratch = Scratch(
@@ -237,8 +238,7 @@ def discrete(
         np.array([pairs[i][1] for i in order], dtype=dtype).reshape(-1, run.end.size),
         *per_step,
     )
-    found = Ends(run) if ends and run.field.has("time_vjp") else None
-    walk = Walk(run, cotangents, found)
+    walk = Walk(run, cotangents, ends)
     for part in parts(walk.bound):
         walk.back(part.first, part.states, part.stages)
         walk.calls += part.evaluations
@@ -247,7 +247,7 @@ def discrete(
         from .nonfinite import raise_nonfinite
 
         raise_nonfinite(run, cotangents, budget)
-    t0, t1 = (found.t0, found.t1) if found else (None, None)
+    t0, t1 = (walk.ends.t0, walk.ends.t1) if walk.ends is not None else (None, None)
     return Gradient(walk.y0.reshape(shape), walk.theta, t0, t1, walk.calls)
 
 
