@@ -45,6 +45,8 @@ _PUBLIC = {
     "TimeRescaled": "fields",
     "augment": "fields",
     "Gradient": "adjoint",
+    "memory_report": "adjoint.memory",
+    "check_gradients": "adjoint.check",
     "LocalError": "regularize",
     "GlobalError": "regularize",
     "Steer": "regularize",
@@ -73,6 +75,7 @@ _PUBLIC = {
     "MissingDerivativeError": "errors",
     "SingularJacobianError": "errors",
     "NonFiniteLossError": "errors",
+    "NonFiniteGradientError": "errors",
     "CheckpointError": "errors",
     "DataError": "errors",
 }

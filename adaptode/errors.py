@@ -42,6 +42,18 @@ class NonFiniteLossError(AdaptodeError, FloatingPointError):
         self.result = result
 
 
+class NonFiniteGradientError(NonFiniteLossError):
+    """An adjoint met a NaN or an infinity on its way home.
+
+    solver_step, stage  indices of the accepted step and of its stage where it arose; stage None: in the step's sums
+    block               "y", "K" (a cotangent that came to the stage), or a part of the parameters, such as "W2[0, 3]"
+    """
+
+    def __init__(self, message: str, solver_step: int | None = None, stage: int | None = None, block: str | None = None) -> None:
+        super().__init__(message)
+        self.solver_step, self.stage, self.block = solver_step, stage, block
+
+
 class CheckpointError(AdaptodeError, RuntimeError):
     """A checkpoint is missing, damaged, or belongs to another model."""
 

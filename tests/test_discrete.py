@@ -12,9 +12,10 @@ from strategies import METHODS, Network, methods, networks, parameters, seeds
 
 import adaptode as ao
 from adaptode.adjoint import discrete
+from adaptode.checks import finite_difference
 from adaptode.dense import locate
-from adaptode.errors import InputError, SolveError
-from adaptode.fields import MLP
+from adaptode.errors import InputError, NonFiniteGradientError, NonFiniteLossError, SolveError
+from adaptode.fields import MLP, PythonField
 from adaptode.tableau import get_tableau
 
 SPANS = st.sampled_from([(0.0, 1.0), (0.3, -0.9), (-1.0, 0.7), (2.0, 0.5)])
@@ -392,3 +393,93 @@ def test_nothing_is_read_before_it_is_written(method, monkeypatch):
         seen.clear()
         gradient = discrete(run, **case)
         assert np.isfinite(seen).all() and np.isfinite(gradient.theta).all() and np.isfinite(gradient.y0).all()
+
+
+# --- what is not finite -----------------------------------------------------------------------------------------------
+
+
+def spoiled(where, what="theta"):
+    """y' = -a y whose vjp is infinite after a time."""
+
+    def vjp(t, y, theta, w):
+        y_bar, theta_bar = -theta[0] * w, np.array([-np.sum(y * w), 0.0])
+        if t > where:
+            {"theta": theta_bar, "y": y_bar[1]}[what][1] = np.inf
+        return y_bar, theta_bar
+
+    return PythonField(lambda t, y, theta: -theta[0] * y, 2, 2, vjp=vjp)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what goes on with an infinity
+@pytest.mark.parametrize("keep", ["states", "stages", 3, "none"])
+@pytest.mark.parametrize("what", ["theta", "y"])
+def test_a_gradient_that_is_not_finite_names_where_it_arose(what, keep):
+    run = ao.solve(spoiled(0.7, what), [1.0, 0.0], TANH.y, (0.0, 1.0), first_step=0.125, max_step=0.125, rtol=1e-2, atol=1e-2, keep=keep)
+    budget = None if keep != "none" else 10**3
+    with pytest.raises(NonFiniteGradientError, match=r"NaN or infinite.*step 7 of 0 … 7, from t = 0.875 to 1, in stage 6 at t = 1,") as caught:
+        discrete(run, TANH.y, budget=budget)
+    error = caught.value
+    assert (error.solver_step, error.stage) == (7, 5) and error.block == ("theta[1]" if what == "theta" else "y")
+    assert what == "theta" or "sample 1, component 1" in str(error)
+    with pytest.raises(NonFiniteGradientError) as caught:
+        discrete(run, jumps=[(0.71, TANH.y)], budget=budget)
+    assert (caught.value.solver_step, caught.value.stage, caught.value.step) == (5, 6, None)
+
+
+def test_cotangents_that_grow_beyond_the_largest_number():
+    field, theta = MLP((1, 1)), np.array([80.0, 0.0], np.float32)  # y' = 80 y, from 0
+    run = ao.solve(field, theta, np.zeros((1, 1), np.float32), (0.0, 1.5), method="RK4", first_step=0.01)
+    with pytest.raises(NonFiniteGradientError, match="largest cotangent") as caught:
+        discrete(run, [[1.0]])
+    assert 0 < caught.value.solver_step < 80 and caught.value.block in ("y", "K")
+    double = ao.solve(field, theta.astype(float), [[0.0]], (0.0, 1.5), method="RK4", first_step=0.01)
+    assert np.isfinite(discrete(double, [[1.0]]).y0)
+
+
+def test_the_block_is_named_as_the_field_names_it():
+    class Broken(PythonField):
+        def views(self, theta):
+            return {"W1": theta[:1], "b1": theta[1:]}
+
+    field = spoiled(0.5)
+    field.__class__ = Broken
+    with pytest.raises(NonFiniteGradientError, match=r"in that of b1\[0\]"):
+        discrete(ao.solve(field, [1.0, 0.0], TANH.y, (0.0, 1.0)), TANH.y)
+
+
+def test_training_says_at_which_step():
+    objective = ao.Objective(spoiled(0.5), "mean_squared_error")
+    with pytest.raises(NonFiniteLossError, match=r"training step 0: the gradient is NaN or infinite.*stage") as caught:
+        ao.fit(objective, TANH.y, TANH.y, params=np.array([1.0, 0.0]), steps=3)
+    assert caught.value.step == 0 and caught.value.result.status == "failed"
+
+
+# --- the ends of the span ---------------------------------------------------------------------------------------------
+
+
+def test_ends_of_the_span_by_finite_differences():
+    """Through the controller: at a tight tolerance the flow's own derivatives."""
+    tight = {"rtol": 1e-12, "atol": 1e-12, "method": "DOP853"}
+    (bar, inside) = draw_like(3, TANH.y, TANH.y)
+
+    def loss(t0, t1):
+        run = solved(TANH, (t0, t1), saveat=[0.5, t1], **tight)
+        return np.sum(bar * run.y1) + np.sum(inside * run.y[0])
+
+    run = solved(TANH, (0.1, 1.2), saveat=[0.5, 1.2], **tight)
+    gradient = discrete(run, np.stack([inside, bar]))
+    for got, f in ((gradient.t0, lambda x: loss(0.1 + x, 1.2)), (gradient.t1, lambda x: loss(0.1, 1.2 + x))):
+        expected, error = finite_difference(f, 0.0, 1.0, 0.05)
+        assert abs(got - expected) < 1e-8 + 10 * error
+    assert discrete(run, bar, ends=False).t0 is None
+
+
+def test_a_field_without_a_derivative_in_time_leaves_the_ends_out():
+    field = PythonField(lambda t, y, theta: -t * y, 2, vjp=lambda t, y, theta, w: (-t * w, []))
+    gradient = discrete(ao.solve(field, [], TANH.y, (0.0, 1.0)), TANH.y)
+    assert gradient.t0 is None and gradient.t1 is None
+    timed = PythonField(lambda t, y, theta: -t * y, 2, vjp=lambda t, y, theta, w: (-t * w, []), time_vjp=lambda t, y, theta, w: -np.sum(w * y))
+    run = ao.solve(timed, [], TANH.y, (0.5, 1.0), rtol=1e-10, atol=1e-10)
+    gradient = discrete(run, TANH.y)
+    both = np.sum(TANH.y**2) * np.exp((0.25 - 1.0) / 2)  # L = |y0|^2 exp((t0^2 - t1^2)/2)
+    np.testing.assert_allclose((gradient.t0, gradient.t1), (0.5 * both, -both), rtol=1e-8)

@@ -143,6 +143,58 @@ def test_evaluations_are_those_that_were_made(kind):
             counts.update(value=0, vjp=0)
 
 
+def net_time_vjp(t, y, theta, w):
+    return NETWORK.time_vjp(t, y.copy(), theta, w.copy())
+
+
+def test_a_derivative_in_time():
+    python = PythonField(net_value, N, P, vjp=net_vjp, time_vjp=net_time_vjp)
+    runs = [ao.solve(f, THETA, Y, (0.2, 1.3), rtol=1e-5) for f in (python, NETWORK, FIELDS["python"])]
+    mine, theirs, none = (discrete(run, Y) for run in runs)
+    np.testing.assert_allclose((mine.t0, mine.t1), (theirs.t0, theirs.t1), rtol=1e-9)
+    assert mine.t0 and none.t0 is None and none.t1 is None
+    python.require("time_vjp")
+    assert python.has("time_vjp") and not FIELDS["compiled"].has("time_vjp")
+    for field in FIELDS.values():
+        with pytest.raises(MissingDerivativeError, match="has no `time_vjp`"):
+            field.time_vjp(0.0, Y, THETA, Y)
+    with pytest.raises(InputError, match=r"calls time_vjp\(t, y, theta, w\)"):
+        PythonField(net_value, N, P, time_vjp=net_value)
+    with pytest.raises(FieldError, match=r"`time_vjp` of net_value must return shape \(\); got \(3, 2\)"):
+        PythonField(net_value, N, P, time_vjp=lambda t, y, theta, w: w).time_vjp(0.0, Y, THETA, Y)
+
+
+@pytest.mark.slow
+def test_a_compiled_derivative_in_time():
+    @numba.njit
+    def value(t, y, theta, out):
+        out[:] = np.sin(theta[0] * t) * y
+
+    @numba.njit
+    def vjp(t, y, theta, w, y_bar, theta_bar):
+        y_bar += np.sin(theta[0] * t) * w
+        theta_bar[0] += t * np.cos(theta[0] * t) * np.sum(w * y)
+
+    @numba.njit
+    def time_vjp(t, y, theta, w):
+        return theta[0] * np.cos(theta[0] * t) * np.sum(w * y)
+
+    @numba.njit
+    def no_number(t, y, theta, w):
+        return w
+
+    for dtype in (np.float64, np.float32):
+        field = CompiledField(value, 2, 1, vjp=vjp, time_vjp=time_vjp)
+        got = field.time_vjp(0.3, Y.astype(dtype), np.array([2.0], dtype), Y.astype(dtype))
+        assert isinstance(got, float) and abs(got - 2 * np.cos(0.6) * np.sum(Y * Y)) < (1e-12 if dtype == np.float64 else 1e-5)
+        gradient = discrete(ao.solve(field, np.array([2.0], dtype), Y.astype(dtype), (0.0, 1.0)), Y)
+        assert gradient.t1 > 0 and gradient.t0 == pytest.approx(0, abs=1e-4)
+    with pytest.raises(FieldError, match="`time_vjp` of value must return a number|the field must return a number"):
+        CompiledField(value, 2, 1, time_vjp=no_number).time_vjp(0.0, Y, [2.0], Y)
+    with pytest.raises(InputError, match="needs a time_vjp made by numba.njit"):
+        CompiledField(value, 2, 1, time_vjp=lambda t, y, theta, w: 0.0)
+
+
 # --- a Python field's functions ---------------------------------------------------------------------------------------
 
 

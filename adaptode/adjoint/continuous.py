@@ -12,32 +12,34 @@ backsolve       [y, a, θ̄] as one system: y′ = f too is solved backwards, so
 interpolating   [a, θ̄], y(t) from the run's dense output                                                 stable as the run is
 quadrature      [a], y(t) likewise; (2) by Gauss–Legendre on the accepted steps, so that θ̄ is in no error norm
 
-They are exact gradients of neither the computed numbers (`discrete` is) nor of the flow, but come as close to the latter as their tolerances ask.
-Both tolerances are of θ̄ and a in units of the cotangents: atol is multiplied by the RMS of the largest, so that the gradient is linear in them.
+They are the exact gradient neither of the computed numbers (`discrete` is) nor of the flow, but come as close to the latter as both tolerances ask, the
+run's and theirs. For a and θ̄ atol is in units of the cotangents, multiplied by the RMS of the largest, so that the gradient is linear in them.
+Derivations: docs/adjoints.md.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..checked import check_max_steps, check_steppable, check_steps, check_tolerances
+from ..checked import check_steppable, check_steps, check_tolerances
 from ..control import HAIRER_PI
 from ..dense import dense_state
 from ..errors import InputError, SolveError
 from ..fields.protocol import Array
 from ..fields.sockets import PythonSocket, python_bound
-from ..integration import Chunk, Integration
-from ..loop import H
+from ..integration import Integration
+from ..loop import H, Store
 from ..norms import scaled_rms
-from ..solution import Run, explain
+from ..solution import Run, StepLog, explain
 from ..tableau import Tableau, get_tableau
 from .gradient import Gradient, check_run, outputs
-from .path import CheckpointedPath, Path, own_step, path_of
+from .path import Path, check_checkpoints
 
 Jumps = Iterable[tuple[float, ArrayLike]]
 Slope = Callable[[float, Array], Array]
@@ -109,18 +111,18 @@ def interpolating(
     first_step: float | None = None,
     max_steps: int = 10_000,
     adjoint_norm: str = "full",
-    checkpoints: int | str | None = None,
+    checkpoints: int | None = None,
 ) -> Gradient:
     """The gradient by solving [a, θ̄] backwards, with y(t) from the run's dense output.
 
-    checkpoints   None: y(t) from the run's states. k: from k states, evenly in time, found by solving once more; between them the run is solved again,
-                  a part at a time. "outputs": the same from the run's outputs (and y0), without the first of these solves. Both serve keep="none"
+    checkpoints   k: how many states to hold of a run solved with keep="none", found by taking its steps once more. Between them, as between those of a run
+                  with keep=k, states are computed again, two parts at a time, to the same bits
     adjoint_norm  "seminorm" leaves θ̄ out of the error norm. Then only a holds the steps down: where ∂f/∂y is small and ∂f/∂θ moves, θ̄ can
                   be wrong without a sign; `quadrature` has no such gap
 
     The other arguments, and errors, are those of `backsolve`. InputError too where the run kept no states and no checkpoints are asked for.
     Memory: the run's states, or the checkpoints and the states of two parts; the stages of four steps, and of one of B n + P numbers.
-    Cost: a linearization and a pullback a stage, and the stages of the run's steps once more, unless it kept them.
+    Cost: a linearization and a pullback a stage, and the stages of the run's steps once more, unless it kept them; twice if states are computed again.
     """
     home = _Homeward("interpolating", run, y_bar, jumps, rtol, atol, method, first_step, max_steps)
     n, w, y = home.size, home.w, np.empty(home.size, home.dtype)
@@ -151,7 +153,7 @@ def quadrature(
     first_step: float | None = None,
     max_steps: int = 10_000,
     nodes: int | None = None,
-    checkpoints: int | str | None = None,
+    checkpoints: int | None = None,
 ) -> Gradient:
     """The gradient by solving [a] alone backwards; θ̄ by Gauss–Legendre quadrature, a and y(t) from dense output.
 
@@ -183,19 +185,17 @@ def quadrature(
     x, weights = (v.tolist() for v in np.polynomial.legendre.leggauss(int(nodes)))
     theta_bar, a = np.zeros(home.n_params, home.dtype), np.empty(n, home.dtype)
 
-    def add_up(integration: Integration, chunk: Chunk) -> None:
-        """Equation (2) over the accepted steps of a chunk."""
-        tab, accepted = integration.tab, chunk.log.accepted
-        ends = [*chunk.states[1:], integration.state.y]
-        for t, h, a0, a1, K in zip(chunk.log.t[accepted].tolist(), chunk.log.h[accepted].tolist(), chunk.states, ends, chunk.stages, strict=True):
-            edges = [t, *path.breaks(t, t + h), t + h]
-            for start, end in zip(edges[:-1], edges[1:], strict=True):
-                for node, weight in zip(x, weights, strict=True):
-                    at = 0.5 * (start + end) + 0.5 * (end - start) * node
-                    dense_state(tab, (at - t) / h, h, a0, a1, K, a)
-                    path(at, y)
-                    np.multiply(a, a.dtype.type(-0.5 * (end - start) * weight), out=w)  # against the direction of the run, hence the sign
-                    home.pull(at, y, w, slope, theta_bar)
+    def add_up(integration: Integration, step: Store) -> None:
+        """Equation (2) over an accepted step."""
+        t, h = float(step.t[0]), float(step.h[0])
+        edges = [t, *path.breaks(t, t + h), t + h]
+        for start, end in pairwise(edges):
+            for node, weight in zip(x, weights, strict=True):
+                at = 0.5 * (start + end) + 0.5 * (end - start) * node
+                dense_state(integration.tab, (at - t) / h, h, step.states[0], integration.state.y, step.stages[0], a)
+                path(at, y)
+                np.multiply(a, a.dtype.type(-0.5 * (end - start) * weight), out=w)  # against the direction of the run, hence the sign
+                home.pull(at, y, w, slope, theta_bar)
 
     y0_bar, t0_bar, t1_bar = home.solve(z, slice(0, n), right_hand_side, tolerances, use=add_up)
     return Gradient(y0_bar, theta_bar, t0_bar, t1_bar, home.evaluations + path.evaluations)
@@ -221,10 +221,9 @@ class _Homeward:
         self.name, (batch, n), self.dtype = name, run.end.shape, run.end.dtype
         self.size, self.n_params, self.evaluations = batch * n, run.field.n_params, 0
         self.method = run.method if method is None else get_tableau(method)
-        check_max_steps(max_steps)
         check_steps(first_step, math.inf, max_steps)
         if first_step is None and not self.method.adaptive and not run.method.adaptive and len(run.steps):
-            first_step = own_step(run)
+            first_step = abs(float(run.steps.h[0]))
         check_steppable(self.method, first_step)
         self.first, self.max_steps = first_step, int(max_steps)
         own = [x if x.size == 1 else x.reshape(batch, n)[0] for x in (run.rtol, run.atol)]
@@ -249,7 +248,7 @@ class _Homeward:
     def tolerances(self, parts: str, seminorm: bool) -> tuple[Array, Array]:
         """(atol, rtol) of a state made of some of y, a and t (θ̄).
 
-        The seminorm is the norm with atol = ∞ for θ̄ and, of N entries in all of which M are others, tolerances sqrt(M/N) times as large for these:
+        The seminorm is the norm with atol = ∞ for θ̄ and, of N entries in all of which M are others, tolerances sqrt(M/N) times those given for these:
         sqrt(1/N Σ (err/(sqrt(M/N) s))²) = sqrt(1/M Σ (err/s)²).
         """
         sizes = [self.n_params if part == "t" else self.size for part in parts]
@@ -261,14 +260,9 @@ class _Homeward:
             atol, rtol = atol * narrower, rtol * narrower
         return atol, rtol
 
-    def path(self, checkpoints: int | str | None) -> Path | CheckpointedPath:
+    def path(self, checkpoints: int | None) -> Path:
         """y(t) of the run."""
-        if checkpoints is None and self.run.states is None:
-            raise InputError(
-                f"{self.name} needs the states at the accepted times: solve with keep=\"states\" (the default), or give checkpoints=, "
-                "which solves again; backsolve needs no states"
-            )
-        return path_of(self.run, self.bound, checkpoints)
+        return Path(self.run, self.bound, check_checkpoints(self.run, checkpoints, self.name))
 
     def pull(self, t: float, y: Array, w: Array, y_bar: Array, theta_bar: Array, out: Array | None = None) -> None:
         """Adds the field's transpose at (t, y) applied to w; fills `out` (N,), where given, with its value."""
@@ -294,12 +288,12 @@ class _Homeward:
         tolerances: tuple[Array, Array],
         *,
         arrive: Callable[[float, Array, bool], bool] = lambda t, z, solved: True,
-        use: Callable[[Integration, Chunk], None] | None = None,
+        use: Callable[[Integration, Store], None] | None = None,
     ) -> tuple[Array, float, float]:
         """z, of which a is z[where], from t1 to t0 by z′ = slope(t, z); returns ȳ₀, t̄0, t̄1, and leaves θ̄ in z.
 
         arrive(t, z, solved)   at every output and at t0, before its cotangent is added; True when z's state is known there, so that a = 0 may jump there
-        use(integration, chunk)   takes the accepted steps with their stages
+        use(integration, step)   takes each accepted step with its stages
         """
         t0, t1 = self.run.tspan
         sign = 1.0 if t1 >= t0 else -1.0
@@ -336,14 +330,17 @@ class _Homeward:
             keep=frozenset() if use is None else frozenset({"states", "dense"}),
         )
         integration.start(self.first)
-        while integration.running:
-            chunk = integration.advance()
-            if use is not None:
-                use(integration, chunk)
-                integration.chunks[-1] = Chunk(chunk.log, *(part[:0].copy() for part in chunk[1:]))  # used, and not to be kept
-        log = integration.log()
-        if integration.status < 0:
-            why = explain(integration.status, log, integration.t, np.zeros(1), "its right-hand side")
+        if use is None:
+            integration.run()
+            log = integration.log()
+        else:
+            store, attempts = integration.new_store(1), []  # step by step, so that the path is looked at once
+            while integration.step(store, attempts.append):
+                use(integration, store)
+            log = StepLog.of(attempts)
+        status = integration.ended(log)
+        if status < 0:
+            why = explain(status, log, integration.t, np.zeros(1), "its right-hand side")
             raise SolveError(f"the backward solve of the {self.name} adjoint, from t = {start:g} to {end:g}, failed: {why}. {_ADVICE[self.name]}", self.run)
         z[:] = integration.state.y
         if self.method.adaptive:  # the last step was cut at the output: the one before it, or what the controller asks for, says more

@@ -135,7 +135,7 @@ _sweep_socket = specialize(sweep, compiled=True, linearize=socket_linearize, pul
 _sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pullback=bound_pullback)
 
 
-def _enter(bound: Bound, *arguments: Any) -> int:
+def enter(bound: Bound, *arguments: Any) -> int:
     """`sweep` by the copy that serves the field."""
     if bound.kind == "mlp":
         return _sweep_mlp(bound.pack, *arguments)
@@ -147,11 +147,13 @@ def _enter(bound: Bound, *arguments: Any) -> int:
 class Walk:
     """The way home of one run, part by part: what a part hands to the part before it lies in `scratch`, `y0` and `theta`."""
 
-    def __init__(self, run: Run, cotangents: Cotangents, ends: Ends | None) -> None:
+    def __init__(self, run: Run, cotangents: Cotangents, ends: bool) -> None:
         batch, n = run.end.shape
         dtype, size = run.end.dtype, batch * n
-        self.run, self.cotangents, self.ends, self.calls = run, cotangents, ends, 0
+        self.run, self.cotangents, self.calls = run, cotangents, 0
+        self.enter, self.single, self.at = enter, False, run.grid.size - 1  # single: a step at a time; at: the step now at hand, the first of those
         self.tab, self.bound = run.method.coefficients(dtype), run.field.bind(run.theta, batch, dtype)
+        self.ends = Ends(run, self.bound) if ends and run.field.has("time_vjp") else None
         self.y0, self.theta = np.zeros(size, dtype), np.zeros(run.field.n_params, dtype)
         total = self.tab.c.size
         self.scratch = Scratch(
@@ -165,7 +167,7 @@ class Walk:
     def back(self, first: int, states: Array, stages: Array) -> None:
         """Over the steps from number `first` on, between `states` (k + 1, N), with their stages (k, s, N) or none; they come in the order of the way home."""
         last, final = first + len(states) - 1, self.run.grid.size - 1
-        cuts = {first, last}
+        cuts = set(range(first, last + 1)) if self.single else {first, last}
         if self.ends is not None:  # the first and the last step of all are looked into
             cuts |= {cut for cut in (1, final - 1) if first < cut < last}
         for b, a in pairwise(sorted(cuts, reverse=True)):
@@ -179,9 +181,11 @@ class Walk:
         carried = scratch.K_bar[0].copy() if look and self.tab.fsal and b < final else None
         grid = Grid(run.grid[a : b + 1], states, stages)
         arguments = (self.tab, grid, run.atol, run.rtol, part, scratch, self.y0, self.theta, a == 0, b == final)
-        self.calls += int(_enter(self.bound, *arguments))
+        self.at = a
+        self.calls += int(self.enter(self.bound, *arguments))
         if look:
-            self.ends.add(a, part, scratch, carried)  # type: ignore[union-attr]
+            with np.errstate(over="ignore", invalid="ignore"):  # looked at in the end
+                self.ends.add(a, part, scratch, carried)  # type: ignore[union-attr]
 
 
 def discrete(
@@ -210,7 +214,8 @@ def discrete(
     Cost: with s stages, about s − 1 evaluations and s − 1 pullbacks a step with FSAL; memory one state a step and the stages of one; t0 and t1: a `time_vjp` a
     stage of two steps, not counted in `evaluations`.
     Undefined points: where a scaled error is 0, or the stage pair coincides, that step's estimate has gradient 0; see `norms.scaled_rms`.
-    SolveError for a run that failed; InputError for no cotangent at all, one of a wrong shape, or one that is not finite, and for a budget below one state.
+    SolveError for a run that failed; InputError for no cotangent at all, one of a wrong shape, or one that is not finite, and for a budget below one state;
+    NonFiniteGradientError, which names the step, the stage and the block of parameters, where the gradient would be NaN or infinite.
     """
     check_run(run, "discrete")
     if y_bar is None and jumps is None and error_bar is None and stiffness_bar is None:
@@ -233,13 +238,16 @@ def discrete(
         np.array([pairs[i][1] for i in order], dtype=dtype).reshape(-1, run.end.size),
         *per_step,
     )
-    found = Ends(run) if ends and run.field.has("time_vjp") else None
-    walk = Walk(run, cotangents, found)
+    walk = Walk(run, cotangents, ends)
     for part in parts(walk.bound):
         walk.back(part.first, part.states, part.stages)
         walk.calls += part.evaluations
         del part  # its memory is part of the budget
-    t0, t1 = (found.t0, found.t1) if found else (None, None)
+    if not (np.isfinite(walk.y0).all() and np.isfinite(walk.theta).all()):
+        from .nonfinite import raise_nonfinite
+
+        raise_nonfinite(run, cotangents, budget)
+    t0, t1 = (walk.ends.t0, walk.ends.t1) if walk.ends is not None else (None, None)
     return Gradient(walk.y0.reshape(shape), walk.theta, t0, t1, walk.calls)
 
 

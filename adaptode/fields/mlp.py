@@ -19,6 +19,11 @@ _CURVED = ("bilinear_vjp", "taylor", "taylor_vjp")  # need a second derivative o
 _GAINS = {"glorot_uniform": (6.0, 1.0, 1.0), "glorot_normal": (2.0, 1.0, 1.0), "he_normal": (2.0, 1.0, 0.0), "lecun_normal": (1.0, 1.0, 0.0)}
 
 
+def _at_rest(pack: Any, kept: Array, w: Array) -> float:
+    """⟨w, ∂f/∂t⟩ where no layer sees the time."""
+    return 0.0
+
+
 class MLP(Field):
     """f(t, y; θ): a multilayer perceptron from n to n components, analytic in every derivative.
 
@@ -120,19 +125,21 @@ class MLP(Field):
             (2 * self.n if self.preactivation != "identity" else 0) + 2 * sum(self.sizes[1:-1]) + (self.n if self.outer != "identity" else 0)
         )
         pack = (theta, self.meta, work)
-        return Bound("mlp", kernels.mlp_value, kernels.mlp_linearize, kernels.mlp_pullback, pack, kept)
+        in_time = kernels.mlp_time_pullback if self.time != "none" else _at_rest
+        return Bound("mlp", kernels.mlp_value, kernels.mlp_linearize, kernels.mlp_pullback, pack, kept, time_pullback=in_time)
 
     def jvp(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
         y, theta = self.check(y, theta)
         return self._pushforward(t, y, theta, self._like(y_dot, y, "y_dot").reshape(y.shape[0], 1, self.n))[:, 0]
 
     def time_vjp(self, t: float, y: Array, theta: Array, w: Array) -> float:
-        y, bound = self._bound(y, theta)
+        y, theta = self.check(y, theta)
         w = self._like(w, y, "w")
         if self.time == "none":
             return 0.0
+        bound = self.bind(theta, y.shape[0], y.dtype)
         kept = np.empty(bound.kept, y.dtype)
-        bound.linearize(float(t), y.ravel(), bound.pack, y.ravel()[:0], kept)
+        bound.linearize(float(t), y.ravel(), bound.pack, np.empty(0, y.dtype), kept)
         return float(kernels.mlp_time_pullback(bound.pack, kept, w.ravel()))
 
     def jacobian(self, t: float, y: Array, theta: Array) -> Array:

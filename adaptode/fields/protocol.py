@@ -22,6 +22,7 @@ class Bound(NamedTuple):
     kept      numbers that `linearize` keeps a call
     reraise   raises what a Python function behind a socket raised
     owner     keeps alive what `pack` holds addresses of
+    time_pullback   (pack, kept, w) -> ⟨w, ∂f/∂t⟩ from what `linearize` kept; None: ask the field's `time_vjp`
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Bound(NamedTuple):
     kept: int
     reraise: Callable[[], None] | None = None
     owner: Any = None
+    time_pullback: Callable[..., float] | None = None
 
 
 class Field:

@@ -100,6 +100,10 @@ class PythonField(Field):
             a.flags.writeable = False
         return tuple(a.astype(arrays[0].dtype) for a in self._answer(which, (arguments[0], *arrays), shapes))
 
+    def function(self, name: str) -> Callable[..., Any] | None:
+        """The function given for "value" or a derivative, as it is; None where there is none."""
+        return self._functions[name]
+
     def _has(self, name: str) -> bool:
         return self._functions.get(name) is not None
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError, InputError, NonFiniteLossError, SolveError
+from ..errors import CheckpointError, InputError, NonFiniteGradientError, NonFiniteLossError, SolveError
 from ..progress import Progress
 from .batches import Batches, check_count, check_data, stream
 from .checkpoint import check_config, check_versions, list_checkpoints, load_run, save_run
@@ -181,6 +181,9 @@ class _Training:
             evaluation = self.objective.value_and_grad(params, X, y, rng=rng, step=step)
         except SolveError as error:
             error.args = (self._unsolved(error),)
+            raise
+        except NonFiniteGradientError as error:
+            error.args, error.step = (f"training step {step}: {error}",), step
             raise
         if evaluation.grad.shape != params.shape:
             raise InputError(f"the objective's gradient must be {params.shape}, not {evaluation.grad.shape}")
