@@ -222,7 +222,7 @@ def test_other_nonsense_is_refused():
 
 @pytest.mark.parametrize(
     ("field", "message"),
-    [(MLP((2, 3, 2), activation="relu"), "taylor.*relu"), (PythonField(lambda t, y, p: -y, 2, vjp=lambda t, y, p, w: (-w, p)), "no `taylor`")],
+    [(MLP((2, 3, 2), activation="relu"), "Taylor of .*relu"), (PythonField(lambda t, y, p: -y, 2, vjp=lambda t, y, p, w: (-w, p)), "no `taylor`")],
 )
 def test_a_field_without_coefficients_is_refused_before_any_work(field, message):
     with pytest.raises(MissingDerivativeError, match=message):

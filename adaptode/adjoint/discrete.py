@@ -153,11 +153,12 @@ def enter(bound: Bound, *arguments: Any) -> int:
 class Walk:
     """The way home of one run, part by part: what a part hands to the part before it lies in `scratch`, `y0` and `theta`."""
 
-    def __init__(self, run: Run, cotangents: Cotangents, ends: Ends | None) -> None:
+    def __init__(self, run: Run, cotangents: Cotangents, ends: bool) -> None:
         dtype, size, hidden = run.end.dtype, run.start.size, run.coordinates
-        self.run, self.cotangents, self.ends, self.calls = run, cotangents, ends, 0
+        self.run, self.cotangents, self.calls = run, cotangents, 0
         self.enter, self.single, self.at = enter, False, run.grid.size - 1  # single: a step at a time; at: the step now at hand, the first of those
         self.tab, self.bound = run.method.coefficients(dtype), run.bind()
+        self.ends = Ends(run, self.bound) if ends and run.field.has("time_vjp") else None
         self.y0, self.theta = np.zeros(size, dtype), np.zeros(run.field.n_params if hidden is None else hidden.n_params, dtype)
         self.alpha = None if hidden is None else np.empty_like(cotangents.output)
         total = self.tab.c.size
@@ -258,8 +259,7 @@ def discrete(
     seen = bars if run.coordinates is None else run.coordinates.pull_output(bars)
     fractions = ((times - run.grid[step]) / np.diff(run.grid)[step])[order]
     cotangents = Cotangents(step[order], fractions, seen.reshape(-1, run.start.size), *per_step)
-    found = Ends(run) if ends and run.field.has("time_vjp") else None
-    walk = Walk(run, cotangents, found)
+    walk = Walk(run, cotangents, ends)
     for part in parts(walk.bound):
         walk.back(part.first, part.states, part.stages)
         walk.calls += part.evaluations
@@ -268,7 +268,7 @@ def discrete(
         from .nonfinite import raise_nonfinite
 
         raise_nonfinite(run.lifted(), cotangents._replace(output=bars.reshape(len(bars), -1)), budget)
-    t0, t1 = (found.t0, found.t1) if found else (None, None)
+    t0, t1 = (walk.ends.t0, walk.ends.t1) if walk.ends is not None else (None, None)
     y0, theta = walk.gradient(bars)
     return Gradient(y0, theta, t0, t1, walk.calls)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..fields.protocol import Array
+from ..fields.protocol import Array, Bound
 from ..solution import Run
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def _dot(a: Array, b: Array) -> float:
 class Ends:
     """t0 and t1 of a run, from its first and its last step."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.t0, self.t1 = run, 0.0, 0.0
+    def __init__(self, run: Run, bound: Bound) -> None:
+        self.run, self.bound, self.t0, self.t1 = run, bound, 0.0, 0.0
         self.steps = run.grid.size - 1
         self.stiffness = run.accepted("stiffness")
 
@@ -46,7 +46,7 @@ class Ends:
         nodes = method.coefficients(K.dtype).c
         moved = np.flatnonzero(K_bar.any(axis=1))
 
-        by_time = {int(i): self._time_vjp(t + nodes[i] * h, Y[i], K_bar[i]) for i in moved}  # (1)
+        by_time = {int(i): self._in_time(t + nodes[i] * h, Y[i], scratch.kept[i], K_bar[i]) for i in moved}  # (1)
         by_length = sum(_dot(K_bar[i], K[i]) for i in moved)  # (2)
         if carried is not None:
             by_length -= _dot(carried, K[method.stages - 1])
@@ -63,9 +63,9 @@ class Ends:
                 end = (run.tspan[1] - t) / h
                 self.t1 += sum(p for x, p in inside if x == end)  # (6)
 
-    def _time_vjp(self, t: float, y: Array, w: Array) -> float:
-        """⟨w, ∂f/∂t⟩ of the numbers that were stepped, flat."""
-        run, shape = self.run, self.run.end.shape
-        if run.coordinates is not None:
-            return run.coordinates.time_vjp(t, y, w)
-        return run.field.time_vjp(t, y.reshape(shape), run.theta, w.reshape(shape))
+    def _in_time(self, t: float, y: Array, kept: Array, w: Array) -> float:
+        """⟨w, ∂f/∂t⟩ at a stage."""
+        run, bound = self.run, self.bound
+        if bound.time_pullback is not None:
+            return float(bound.time_pullback(bound.pack, kept, w))
+        return run.field.time_vjp(t, y.reshape(run.end.shape), run.theta, w.reshape(run.end.shape))

@@ -121,10 +121,8 @@ class _Sizes:
         return self.item * ((states + 2) * self.N + self.P)
 
     def walk(self) -> int:
-        """`Walk`: stages, their states and cotangents, what the field keeps; one cotangent; `time_vjp`'s own."""
-        steps = self.item * ((3 * self.S + 6 + 2 * self.estimates) * self.N + self.S * self.R + self.P) + self.work
-        timed = self.run.field.has("time_vjp") and getattr(self.run.field, "time", "") != "none"
-        return steps + (self.item * self.R + self.work if timed else 0)
+        """`Walk`: stages, their states and cotangents, what the field keeps; one cotangent."""
+        return self.item * ((3 * self.S + 6 + 2 * self.estimates) * self.N + self.S * self.R + self.P) + self.work
 
     def retrace(self, states: int) -> int:
         """`Retrace`, the states computed again with both ends, and the one handed on."""

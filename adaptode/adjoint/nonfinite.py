@@ -49,7 +49,7 @@ def block_of(run: Run, theta_bar: Array) -> str:
 
 def raise_nonfinite(run: Run, cotangents: Cotangents, budget: int | None) -> NoReturn:
     """NonFiniteGradientError with the step, stage and block where the gradient of a run first is not finite on its way home."""
-    walk = Walk(run, cotangents, None)
+    walk = Walk(run, cotangents, False)
     walk.enter, walk.single = _sweep_watched, True
     m = run.grid.size - 1
     try:

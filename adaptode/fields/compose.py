@@ -54,6 +54,10 @@ class _Composition(Field):
         for part in self.parts:
             part.require(*derivatives)
 
+    def require_smooth(self, what: str) -> None:
+        for part in self.parts:
+            part.require_smooth(what)
+
     def config(self) -> dict[str, Any]:
         """The parts' own descriptions, for JSON."""
         return {"field": type(self).__name__, "parts": [_describe(part) for part in self.parts]}

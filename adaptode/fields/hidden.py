@@ -104,6 +104,22 @@ def hidden_pullback(t, a, pack, kept, w, a_bar, theta_bar):
     mlp_pullback(t, a, inner, kept, x, a_bar, theta_bar)
 
 
+@kernel
+def hidden_time_pullback(pack, kept, w):
+    """⟨w, ∂x̂/∂t⟩, with what `hidden_linearize` kept."""
+    inner, x, _ = pack
+    width = _width(inner[1])
+    batch = x.size // width
+    m = w.size // batch
+    of_time = 0.0
+    for b in range(batch):
+        for j in range(width):
+            x[b * width + j] = w[b * m + j]
+        if m == width + 2:
+            of_time += w[b * m + width]
+    return of_time + mlp_time_pullback(inner, kept, x)
+
+
 class HiddenCoordinates:
     """The small system of one MLP, one vector of its parameters and a start y₀ (B, n).
 
@@ -141,7 +157,7 @@ class HiddenCoordinates:
         dtype, batch = self.base.dtype, self.shape[0]
         pack, kept = mlp_pack(self._inner, self._meta, batch, dtype, self._shift)
         room = np.empty(batch * self.field.sizes[-2], dtype)
-        return Bound("hidden", hidden_value, hidden_linearize, hidden_pullback, (pack, room, self._lift()), kept, owner=self)
+        return Bound("hidden", hidden_value, hidden_linearize, hidden_pullback, (pack, room, self._lift()), kept, owner=self, time_pullback=hidden_time_pullback)
 
     def _lift(self) -> Lift:
         dtype, size, small = self.base.dtype, self.base.size, self.shape[0] * self.shape[1]
@@ -179,16 +195,6 @@ class HiddenCoordinates:
             y0_bar += out_bar
         theta_bar[self._last :] = weights_bar.ravel()
         return y0_bar, theta_bar
-
-    def time_vjp(self, t: float, alpha: Array, w: Array) -> float:
-        """⟨w, ∂x̂/∂t⟩ at the flat state α, for w (B m,)."""
-        inner, x, _ = (bound := self.bind()).pack
-        width, rows = self.field.sizes[-2], self.shape[0]
-        kept = np.empty(bound.kept, x.dtype)
-        hidden_linearize(float(t), alpha, bound.pack, alpha[:0], kept)
-        w = w.reshape(rows, -1)
-        through = float(mlp_time_pullback(inner, kept, np.ascontiguousarray(w[:, :width]).ravel())) if self.field.time != "none" else 0.0
-        return through + (float(w[:, width].sum()) if self.field.time == "every" else 0.0)
 
 
 def hidden_size(field: MLP) -> int:

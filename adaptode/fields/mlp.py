@@ -19,6 +19,11 @@ _CURVED = ("bilinear_vjp", "taylor", "taylor_vjp")  # need a second derivative o
 _GAINS = {"glorot_uniform": (6.0, 1.0, 1.0), "glorot_normal": (2.0, 1.0, 1.0), "he_normal": (2.0, 1.0, 0.0), "lecun_normal": (1.0, 1.0, 0.0)}
 
 
+def _at_rest(pack: Any, kept: Array, w: Array) -> float:
+    """⟨w, ∂f/∂t⟩ where no layer sees the time."""
+    return 0.0
+
+
 class MLP(Field):
     """f(t, y; θ): a multilayer perceptron from n to n components, analytic in every derivative.
 
@@ -113,7 +118,8 @@ class MLP(Field):
 
     def bind(self, theta: Array, batch: int, dtype: Any) -> Bound:
         pack, kept = mlp_pack(theta, self.meta, batch, dtype)
-        return Bound("mlp", kernels.mlp_value, kernels.mlp_linearize, kernels.mlp_pullback, pack, kept)
+        in_time = kernels.mlp_time_pullback if self.time != "none" else _at_rest
+        return Bound("mlp", kernels.mlp_value, kernels.mlp_linearize, kernels.mlp_pullback, pack, kept, time_pullback=in_time)
 
     def jvp(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
         y, theta = self.check(y, theta)

@@ -22,6 +22,7 @@ class Bound(NamedTuple):
     kept      numbers that `linearize` keeps a call
     reraise   raises what a Python function behind a socket raised
     owner     keeps alive what `pack` holds addresses of
+    time_pullback   (pack, kept, w) -> ⟨w, ∂f/∂t⟩ from what `linearize` kept; None: ask the field's `time_vjp`
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Bound(NamedTuple):
     kept: int
     reraise: Callable[[], None] | None = None
     owner: Any = None
+    time_pullback: Callable[..., float] | None = None
 
 
 class Field:
@@ -109,6 +111,9 @@ class Field:
         for name in derivatives:
             if not self._has(name):
                 raise self._missing(name)
+
+    def require_smooth(self, what: str) -> None:
+        """MissingDerivativeError in the name of `what` for a field known to have no second derivatives somewhere."""
 
     def has(self, name: str) -> bool:
         """Whether the field has that derivative."""

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..fields.mlp import MLP
 from ..fields.protocol import Array, Field
 from ..schedules import Schedule, as_schedule
 from ..solution import Run
@@ -100,10 +99,9 @@ def detached(detach: str | Iterable[str], choices: tuple[str, ...]) -> tuple[str
 
 
 def require_second(field: Field, what: str, *derivatives: str) -> None:
-    """MissingDerivativeError unless the field has these derivatives, and smooth activations where it is an MLP."""
+    """MissingDerivativeError unless the field has these derivatives, and no activation in it is known to lack second ones."""
+    field.require_smooth(what)
     field.require(*derivatives)
-    if isinstance(field, MLP):
-        field.require_smooth(what)
 
 
 def seed_of(variate: float) -> int:

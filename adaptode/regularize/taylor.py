@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..fields.protocol import Array, Field
 from ..schedules import Schedule
 from ..tableau import Tableau
+from .base import require_second
 from .pointwise import PointwisePenalty
 
 
@@ -60,7 +61,7 @@ class Taylor(PointwisePenalty):
         return {**super().config(), "K": self.K}
 
     def check(self, field: Field, method: Tableau) -> None:
-        field.require("taylor")
+        require_second(field, "Taylor", "taylor")
 
     def pointwise(self, field: Field, t: float, y: Array, theta: Array, variate: float) -> tuple[Array, Callable[[Array], tuple[Array, Array]], int]:
         path, cache = field.taylor(t, y, theta, self.K)
