@@ -166,6 +166,7 @@ def test_options_reach_the_experiments(monkeypatch, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.compiles
 def test_warmup_compiles_every_dtype(monkeypatch, capsys):
     assert cli.main(["warmup"]) == 0
     assert capsys.readouterr().out.startswith("compiled, or loaded from ")

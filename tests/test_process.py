@@ -128,6 +128,7 @@ assert np.allclose(run.y[0], np.exp(-2.0 * rate * run.t)), run
 """
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("script", [USER, RIGHT_HAND_SIDE], ids=["field", "right-hand side"])
 def test_new_user_functions_leave_nothing_on_disk(script):
     """The loop that calls them is compiled once for all. Three tries: another process may be filling the cache meanwhile."""
@@ -153,6 +154,7 @@ def test_the_first_compilation_says_so_once(tmp_path):
     assert second.stderr == ""
 
 
+@pytest.mark.compiles
 def test_a_place_without_any_cache_works_and_warns_once(tmp_path):
     """Read-only source, home and NUMBA_CACHE_DIR; as root nothing is read-only, so a plain file stands where each folder would be."""
     copy = tmp_path / "site" / "adaptode"

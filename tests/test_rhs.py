@@ -65,6 +65,7 @@ def test_every_manner_gives_the_same_solve(method):
         agree(ao.solve_ivp(fun, (0.0, 2.0), Y0, method, **given, **OPTIONS), truth)
 
 
+@pytest.mark.compiles
 @needs_numba
 @pytest.mark.parametrize("method", ["Tsit5", "DOP853"])
 def test_specialized_is_the_same_solve_and_compiled_once(method):
@@ -275,6 +276,7 @@ def test_an_exception_inside_compiled_code_comes_out_as_itself():
 # --- the solver for compiled code ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.compiles
 @needs_numba
 @pytest.mark.parametrize("method", ["Tsit5", "BS32", "DOP853"])
 def test_the_jitted_solver_takes_the_steps_of_solve_ivp(method):
@@ -286,6 +288,7 @@ def test_the_jitted_solver_takes_the_steps_of_solve_ivp(method):
         np.testing.assert_allclose(y, truth.y[:, -1], rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.compiles
 @needs_numba
 def test_inside_a_users_compiled_function():
     solver = ao.jit_solver(ao.rhs(lambda t, y, p, dy: decay(y, p, dy)))
@@ -307,6 +310,7 @@ def decay(y, p, dy):
     dy[0] = -p[0] * y[0]
 
 
+@pytest.mark.compiles
 @needs_numba
 def test_the_jitted_solver_says_how_it_ended():
     @ao.rhs
@@ -330,6 +334,7 @@ def test_the_jitted_solver_says_how_it_ended():
         ao.jit_solver(lambda t, y: -y)
 
 
+@pytest.mark.compiles
 @needs_numba
 def test_the_jitted_solver_takes_any_kind_of_numbers():
     solver, truth = ao.jit_solver(ONE), math.exp(-2.0)

@@ -199,13 +199,16 @@ def swing_numpy(t, y, theta):
     return np.stack([y[:, 1] + theta[1] * np.cos(3 * t), -theta[0] * np.sin(y[:, 0])], axis=1)
 
 
+SWING = CompiledField(swing, 2, 2)  # compiled once for all examples
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @given(span=spans(), method=adaptive_methods, controller=controllers, seed=seeds)
 def test_compiled_and_interpreted_fields_take_the_same_grid(dtype, span, method, controller, seed):
     rng = np.random.default_rng(seed)
     y0, theta = rng.normal(size=(3, 2)).astype(dtype), np.array([2.0, 0.5], dtype)
     options = {"method": method, "controller": controller, "rtol": 1e-4, "atol": 1e-4, "saveat": np.linspace(*span, 4)}
-    a = solve(CompiledField(swing, 2, 2), theta, y0, span, **options)
+    a = solve(SWING, theta, y0, span, **options)
     b = solve(PythonField(swing_numpy, 2, 2), theta, y0, span, **options)
     assert a.y.dtype == b.y.dtype == dtype
     if dtype == np.float64:
