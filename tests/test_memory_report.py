@@ -26,6 +26,7 @@ def solved(sizes, batch, time, dtype, **options):
         ((4, 16, 4), 2000, "every", np.float64, "Tsit5"),
         ((32, 256, 32), 64, "none", np.float32, "Tsit5"),
         ((3, 40, 40, 3), 700, "first", np.float64, "BS32"),
+        ((100, 20, 100), 200, "every", np.float64, "Tsit5"),  # in hidden coordinates
     ],
 )
 def test_predictions_are_within_a_fifth_of_what_is_measured(sizes, batch, time, dtype, method, monkeypatch):

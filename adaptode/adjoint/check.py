@@ -171,7 +171,7 @@ def check_gradients(
 
 def _applicable(run: Run) -> dict[str, Callable[..., Gradient]]:
     """Every adjoint that the run allows, with what it needs for that."""
-    has_states = run.states is not None
+    has_states = run.kept_states is not None
     budget = None if has_states or run.checkpoints.every else run.end.nbytes * run.grid.size  # type: ignore[union-attr]
     found: dict[str, Callable[..., Gradient]] = {"discrete": lambda *a, **k: discrete(*a, budget=budget, **k)}
     if run.end.size * (run.field.n + run.field.n_params + 2) <= _LARGEST:

@@ -76,9 +76,10 @@ def finite(name: str, bar: ArrayLike) -> Array:
 
 
 def again(run: Run, y0: Array, tspan: tuple[float, float], theta: Array | None = None, **options: Any) -> Run:
-    """The solve of a run once more, from y0 over tspan: with its field, method and tolerances, and the default controller."""
+    """The solve of a run once more, from y0 over tspan: with its field, method, tolerances and coordinates, and the default controller."""
     batch, n = y0.shape
     atol, rtol = (x if x.size == 1 else x.reshape(batch, n)[0] for x in (run.atol, run.rtol))
     first = None if run.method.adaptive else abs(float(run.steps.h[0]))
     options |= {"method": run.method, "rtol": rtol, "atol": atol, "first_step": first, "max_steps": 1000 + 10 * len(run.steps)}
+    options["coordinates"] = "state" if run.coordinates is None else "hidden"
     return solve(run.field, run.theta if theta is None else theta, y0, tspan, **options).require_success()  # type: ignore[return-value,union-attr]

@@ -87,16 +87,16 @@ def memory_report(run: Run, *, every: int | None = None, budget: int | None = No
         raise InputError("memory_report needs a run that made steps")
     m = run.grid.size - 1
     every = max(1, math.isqrt(m)) if every is None else every
-    budget = run.end.nbytes * m.bit_length() if budget is None else budget
+    budget = run.start.nbytes * m.bit_length() if budget is None else budget
     sizes = _Sizes(run)
-    snapshots = min(m, 1 + budget // run.end.nbytes)
+    snapshots = min(m, 1 + budget // run.start.nbytes)
     modes = [
         _Mode("discrete, states", "states", lambda r, bar: discrete(r, bar), sizes.walk()),
         _Mode("discrete, stages", "stages", lambda r, bar: discrete(r, bar), sizes.walk()),
-        _Mode("discrete, checkpoints", every, lambda r, bar: discrete(r, bar), sizes.walk() + sizes.retrace(min(every, m))),
-        _Mode("discrete, budget", "none", lambda r, bar: discrete(r, bar, budget=budget), sizes.walk() + sizes.retrace(snapshots)),
+        _Mode("discrete, checkpoints", every, lambda r, bar: discrete(r, bar), sizes.walk(sizes.retrace(min(every, m)))),
+        _Mode("discrete, budget", "none", lambda r, bar: discrete(r, bar, budget=budget), sizes.walk(sizes.retrace(snapshots))),
         _Mode("backsolve", "none", lambda r, bar: backsolve(r, bar), sizes.solve(2 * sizes.N + sizes.P)),
-        _Mode("interpolating", "states", lambda r, bar: interpolating(r, bar), sizes.solve(sizes.N + sizes.P) + sizes.path()),
+        _Mode("interpolating", "states", lambda r, bar: interpolating(r, bar), sizes.solve(sizes.N + sizes.P) + sizes.path(m)),
         _Mode("forward", "none", lambda r, bar: forward(r, bar), sizes.tangents()),
     ]
     rows = tuple(MemoryRow(mode.name, sizes.kept(mode.keep, m), mode.bytes, _measured(run, mode) if measure else None) for mode in modes)
@@ -105,7 +105,7 @@ def memory_report(run: Run, *, every: int | None = None, budget: int | None = No
 
 
 class _Sizes:
-    """Bytes of the parts; N, P and the others are numbers of elements."""
+    """Bytes of the parts; N, P and the others are numbers of elements; n_stepped and p_stepped those of the coordinates in which the run was solved."""
 
     def __init__(self, run: Run) -> None:
         tab, field = run.method, run.field
@@ -113,27 +113,38 @@ class _Sizes:
         self.s, self.S, self.estimates, self.rows = tab.stages, tab.stages + tab.extra_stages, tab.estimates, stage_rows(tab)
         bound = field.bind(run.theta, run.end.shape[0], run.end.dtype)
         self.R = bound.kept
+        hidden = run.coordinates
+        self.n_stepped, self.p_stepped = run.start.size, self.P if hidden is None else hidden.n_params
+        # in hidden coordinates: room to lift in; z̄₀ W₁ᵀ, θ̄ and what is added to Ŵ̄ in the end; what the run keeps of y₀ and θ
+        stepped = bound if hidden is None else hidden.bind()
+        self.r_stepped, self.lifts, self.end, self.shared = stepped.kept, 0, 0, 0
+        if hidden is not None:
+            self.lifts, self.end = 5 * self.N + 5 * self.n_stepped, self.N + 2 * hidden.weights.size + self.P
+            self.shared = hidden.n_params - hidden.weights.size + hidden.shape[1] ** 2
         self.work = sum(a.nbytes for a in bound.pack if isinstance(a, np.ndarray) and a is not run.theta) if isinstance(bound.pack, tuple) else run.theta.nbytes
 
     def kept(self, keep: str | int, m: int) -> int:
         """What a run keeps: states, y0, y1, its own θ."""
         states = {"states": m + 1, "stages": m + 1 + m * self.s, "none": 2}.get(keep) if isinstance(keep, str) else -(-m // keep) + 1
-        return self.item * ((states + 2) * self.N + self.P)
+        return self.item * (states * self.n_stepped + 2 * self.N + self.P + self.shared)
 
-    def walk(self) -> int:
-        """`Walk`: stages, their states and cotangents, what the field keeps; one cotangent."""
-        return self.item * ((3 * self.S + 6 + 2 * self.estimates) * self.N + self.S * self.R + self.P) + self.work
+    def walk(self, before: int = 0) -> int:
+        """`Walk`: stages, their states and cotangents, what the field keeps; one cotangent. before: bytes that are free again in the end."""
+        rows = (3 * self.S + 6 + 2 * self.estimates) * self.n_stepped + self.S * self.r_stepped
+        return self.item * (rows + self.p_stepped + self.lifts) + self.work + max(before, self.item * self.end)
 
     def retrace(self, states: int) -> int:
         """`Retrace`, the states computed again with both ends, and the one handed on."""
-        return self.item * (states + 2 + 2 + self.estimates + self.rows + self.S) * self.N
+        return self.item * (states + 2 + 2 + self.estimates + self.rows + self.S) * self.n_stepped
 
     def solve(self, Z: int) -> int:
         """A solve backwards of Z numbers, with two tolerances each, the copies for and from its right-hand side."""
         return self.item * (4 + 2 + self.estimates + self.rows + self.S) * Z + 2 * 8 * Z + self.item * (3 * self.N + self.R) + 8 * self.N + self.work
 
-    def path(self) -> int:
-        return self.item * (2 + 4 * self.S) * self.N
+    def path(self, m: int) -> int:
+        """Stages of some steps, and where the run was solved in hidden coordinates, its states themselves."""
+        lifted = 0 if self.run.coordinates is None else m + 1
+        return self.item * (2 + 4 * self.S + lifted) * self.N
 
     def tangents(self) -> int:
         """`forward`: K̇, and the tangents at both ends of a step, of a stage and of its slope."""

@@ -29,6 +29,7 @@ class Path:
 
     def __init__(self, run: Run, bound: Bound, checkpoints: int | None = None) -> None:
         """checkpoints: how many states to hold of a run that kept none; they take its steps once more."""
+        run = run.lifted()
         self.run, self.bound, self._stage_calls = run, bound, 0
         self.tab = run.method.coefficients(run.end.dtype)
         self.grid, self.sign = run.grid.tolist(), 1.0 if run.tspan[1] >= run.tspan[0] else -1.0
@@ -37,11 +38,11 @@ class Path:
         self._stages_held: dict[int, Array] = {}
         self._states_held: dict[int, Array] = {}
         self._retrace = None
-        if run.states is not None:
-            self.index, self.kept = list(range(run.grid.size)), run.states.reshape(-1, run.end.size)
+        if run.kept_states is not None:
+            self.index, self.kept = list(range(run.grid.size)), run.kept_states
             return
         self._retrace = Retrace(run, bound)
-        self.index, self.kept = run.checkpoints.index.tolist(), run.checkpoints.states.reshape(-1, run.end.size)  # type: ignore[union-attr]
+        self.index, self.kept = run.checkpoints.index.tolist(), run.checkpoints.states  # type: ignore[union-attr]
         if checkpoints is not None and run.checkpoints.every == 0:  # type: ignore[union-attr]
             ends = self.kept
             self.index = sorted({round(i) for i in np.linspace(0, len(self.grid) - 1, checkpoints + 1)})
@@ -74,8 +75,8 @@ class Path:
             if K is None:
                 K = np.empty((total, y0.size), y0.dtype)
             first = 0
-            if self.run.stages is not None:
-                K[:s], first = self.run.stages[i], s
+            if self.run.kept_stages is not None:
+                K[:s], first = self.run.kept_stages[i], s
             bound_stages(self.bound, self.tab, self.grid[i], h, y0, first, total, self._Y, K)
             self._stage_calls += total - first
         self._stages_held[i] = K  # the last one in is the last one out
@@ -105,7 +106,7 @@ def _oldest(held: dict[int, _T], most: int) -> _T | None:
 def check_checkpoints(run: Run, checkpoints: Any, name: str) -> int | None:
     """A number of states to hold, or None; InputError for anything else, and for None where the run kept no states."""
     if checkpoints is None:
-        if run.states is None and run.checkpoints.every == 0:  # type: ignore[union-attr]
+        if run.kept_states is None and run.checkpoints.every == 0:  # type: ignore[union-attr]
             raise InputError(
                 f'{name} needs states of the run: solve with keep="states" (the default) or keep=k, every k-th, or give checkpoints=k, which holds k and '
                 "computes the others again. backsolve needs none"

@@ -157,7 +157,8 @@ class HiddenCoordinates:
         dtype, batch = self.base.dtype, self.shape[0]
         pack, kept = mlp_pack(self._inner, self._meta, batch, dtype, self._shift)
         room = np.empty(batch * self.field.sizes[-2], dtype)
-        return Bound("hidden", hidden_value, hidden_linearize, hidden_pullback, (pack, room, self._lift()), kept, owner=self, time_pullback=hidden_time_pullback)
+        functions = hidden_value, hidden_linearize, hidden_pullback
+        return Bound("hidden", *functions, (pack, room, self._lift()), kept, owner=self, time_pullback=hidden_time_pullback)
 
     def _lift(self) -> Lift:
         dtype, size, small = self.base.dtype, self.base.size, self.shape[0] * self.shape[1]
