@@ -62,10 +62,11 @@ def moved(run, f, y0, ends, times):
     def state(time):
         if time == run.tspan[0]:
             return grid.y[0]
-        if time == run.tspan[1] and not passes:
-            return grid.y[-1]
         n = locate(run, time)
-        place = time + ends[1] * (time == run.tspan[1])
+        x, end = ((z - run.grid[n]) / (run.grid[n + 1] - run.grid[n]) for z in (time, run.tspan[1]))
+        if x == 1.0:  # to a rounding
+            return grid.y[n + 1]
+        place = time + ends[1] * (x == end)
         return naive.dense(grid.y[n], grid.h[n], grid.steps[n], run.method, (place - grid.t[n]) / grid.h[n])
 
     return grid, [state(time) for time in times]

@@ -269,10 +269,11 @@ class _Functional:
                 K.append(value(t + tab.c[i] * h, Y, theta))
             end = y + h * sum(b * k for b, k in zip(tab.b, K, strict=False) if b != 0.0)
             for time, bar in inside:
-                if time == run.grid[n + 1]:
+                place, at_end = ((z - run.grid[n]) / (run.grid[n + 1] - run.grid[n]) for z in (time, run.tspan[1]))
+                if place == 1.0:
                     total = total + np.sum(bar * end)
                 else:
-                    x = (time + (t1 if time == run.tspan[1] else 0.0) - t) / h
+                    x = (time + (t1 if place == at_end else 0.0) - t) / h
                     total = total + np.sum(bar * (y + h * sum(w * k for w, k in zip(dense_weights(tab, x), K, strict=True))))
             y = end
         return total

@@ -124,7 +124,7 @@ class _Tangents:
                     yield i, end if x == 1.0 else tangent
                     continue
                 x_dot = -(moves[0] + x * moves[1]) / h  # (3)
-                if times[i] == run.tspan[1]:
+                if x == (run.tspan[1] - t) / h:
                     x_dot[-1] += 1.0 / h
                 along = (h * (run.method.slopes(x) @ K)).reshape(run.end.shape)
                 yield i, self._moved(tangent, h, dense_weights(tab, x), K, K_dot, total, moves[1]) + (along[:, :, None] * x_dot).astype(self.dtype)

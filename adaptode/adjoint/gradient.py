@@ -43,7 +43,7 @@ def check_run(run: Any, name: str) -> Run:
 def outputs(run: Run, y_bar: ArrayLike | None, jumps: Iterable[tuple[float, ArrayLike]] | None) -> list[tuple[float, Array]]:
     """Every cotangent of a state with its time, flat (B n,); y_bar is of run.y1, or of run.y, a row an output time.
 
-    An entry whose time equals run.tspan[1] is a cotangent of an output at t1.
+    An entry whose time equals run.tspan[1] is a cotangent of an output at t1; `discrete` and `forward` take it so to a rounding.
     """
     shape = run.end.shape
     pairs: list[tuple[float, Any]] = [(float(t), finite(f"the cotangent at t = {float(t):g}", bar)) for t, bar in (() if jumps is None else jumps)]
