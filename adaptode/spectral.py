@@ -68,14 +68,14 @@ def extremes(J: Array, bottom: bool = True) -> tuple[Triplets, Triplets | None]:
         start = np.random.default_rng(0).standard_normal(n)
         start /= np.linalg.norm(start)
         steps = n // 2
-        basis, work = np.empty((steps + 1, n)), np.empty(_krylov_work(steps, n))
+        basis = np.empty((steps + 1, n))
         pivots, none = np.empty(0, np.int64), np.empty((0, n))
         for b in range(batch):
-            top.sigma[b], top.certified[b] = krylov_extreme(J[b], none, pivots, start, basis, work, top.u[b], top.v[b])
+            top.sigma[b], top.certified[b] = krylov_extreme(J[b], none, pivots, start, basis, top.u[b], top.v[b])
             if bottom:
                 lu, swaps, info = dgetrf(J[b].T)
                 if info == 0:
-                    low.sigma[b], low.certified[b] = krylov_extreme(J[b], lu.T, swaps.astype(np.int64), start, basis, work, low.u[b], low.v[b])
+                    low.sigma[b], low.certified[b] = krylov_extreme(J[b], lu.T, swaps.astype(np.int64), start, basis, low.u[b], low.v[b])
     return top, low if bottom else None
 
 
@@ -369,3 +369,140 @@ def reduced_extremes(J, bottom, s_1, u_1, v_1, certified_1, s_n, u_n, v_n, certi
                 values[b], sure[b] = sigma[l], certified[l]
                 for i in range(n):
                     u_out[b, i], v_out[b, i] = x[WIDTH * i + l], v[WIDTH * i + l]
+
+
+# --- one large matrix -------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def _inner(x, y):
+    """⟨x, y⟩ in sixteen partial sums."""
+    n = x.size
+    one, two = full(0.0), full(0.0)
+    i = 0
+    while i + 2 * WIDTH <= n:
+        one = madd(load(x, i), load(y, i), one)
+        two = madd(load(x, i + WIDTH), load(y, i + WIDTH), two)
+        i += 2 * WIDTH
+    s = add(one, two)
+    total = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))
+    while i < n:
+        total += x[i] * y[i]
+        i += 1
+    return total
+
+
+@kernel
+def _subtract(factor, x, y):
+    """y −= factor x"""
+    n = x.size
+    c = full(factor)
+    i = 0
+    while i + WIDTH <= n:
+        store(y, i, msub(c, load(x, i), load(y, i)))
+        i += WIDTH
+    while i < n:
+        y[i] -= factor * x[i]
+        i += 1
+
+
+@kernel
+def _solve_lu(lu, swaps, transposed, x):
+    """x becomes J⁻ᵀ x, or J⁻¹ x (`transposed`), with the factors of Jᵀ as LAPACK leaves them: lu[j] is column j."""
+    n = x.size
+    if transposed:
+        for j in range(n):
+            x[j] = (x[j] - _inner(lu[j, :j], x[:j])) / lu[j, j]
+        for j in range(n - 1, -1, -1):
+            x[j] -= _inner(lu[j, j + 1 :], x[j + 1 :])
+        for j in range(n - 1, -1, -1):
+            p = swaps[j]
+            x[j], x[p] = x[p], x[j]
+    else:
+        for j in range(n):
+            p = swaps[j]
+            x[j], x[p] = x[p], x[j]
+        for j in range(n):
+            _subtract(x[j], lu[j, j + 1 :], x[j + 1 :])
+        for j in range(n - 1, -1, -1):
+            x[j] /= lu[j, j]
+            _subtract(x[j], lu[j, :j], x[:j])
+
+
+@kernel
+def _apply(J, lu, swaps, transposed, x, out):
+    """out = A x or Aᵀ x: A = J, or J⁻¹ where there are factors."""
+    if lu.size == 0:
+        if transposed:
+            np.dot(J.T, x, out)
+        else:
+            np.dot(J, x, out)
+    else:
+        out[:] = x
+        _solve_lu(lu, swaps, not transposed, out)
+
+
+@kernel
+def krylov_extreme(J, lu, swaps, start, basis, u_out, v_out):
+    """Equation (6): the largest singular value of A, its vectors into u_out and v_out; for A = J⁻¹ turned into those of J's smallest.
+
+    basis : (steps + 1, n), room for v_k
+    returns sigma, certified
+    """
+    n, steps = start.size, basis.shape[0] - 1
+    d, f, x, v = np.zeros(WIDTH * steps), np.zeros(WIDTH * steps), np.empty(WIDTH * steps), np.empty(WIDTH * steps)
+    work, sigma, certified = np.empty(6 * WIDTH * steps), np.empty(WIDTH), np.empty(WIDTH, np.bool_)
+    u, r, product = np.zeros(n), np.empty(n), np.empty(n)
+    basis[0] = start
+    beta, check, found = 0.0, 6, False
+    for k in range(steps):
+        _apply(J, lu, swaps, False, basis[k], product)
+        _subtract(beta, u, product)
+        alpha = math.sqrt(_inner(product, product))
+        if not (alpha > 0.0 and math.isfinite(alpha)):
+            break
+        for i in range(n):
+            u[i] = product[i] / alpha
+        _apply(J, lu, swaps, True, u, r)
+        seen = basis[: k + 1]
+        before = math.sqrt(_inner(r, r))
+        for _ in range(2):  # twice is enough
+            overlap = np.dot(seen, r)
+            np.dot(seen.T, overlap, product)
+            _subtract(1.0, product, r)
+            beta = math.sqrt(_inner(r, r))
+            if beta > 0.7 * before:
+                break
+            before = beta
+        for i in range(WIDTH):
+            d[WIDTH * k + i], f[WIDTH * k + i] = alpha, 0.0
+        if k + 1 == check or k + 1 == steps or beta == 0.0:
+            check += max(3, check // 8)
+            m = WIDTH * (k + 1)
+            bidiagonal_extreme(d[:m], f[:m], k + 1, -1.0, x[:m], v[:m], work, sigma, certified)
+            if certified[0] and beta * abs(x[m - WIDTH]) <= RESIDUAL * sigma[0]:
+                found = True
+                break
+        if beta == 0.0:
+            break
+        for i in range(WIDTH):
+            f[WIDTH * k + i] = beta
+        for i in range(n):
+            basis[k + 1, i] = r[i] / beta
+    if not found:
+        return math.nan, False
+    size = k + 1
+    weights = np.empty(size)
+    for i in range(size):
+        weights[i] = v[WIDTH * i]
+    np.dot(basis[:size].T, weights, r)
+    norm = math.sqrt(_inner(r, r))
+    for i in range(n):
+        r[i] /= norm
+    _apply(J, lu, swaps, False, r, u)
+    norm = math.sqrt(_inner(u, u))
+    inverted = lu.size > 0
+    for i in range(n):
+        u[i] /= norm
+        u_out[i], v_out[i] = (r[i], u[i]) if inverted else (u[i], r[i])
+    return (1.0 / norm if inverted else norm), True
