@@ -41,6 +41,8 @@ _PUBLIC = {
     "PythonField": "fields",
     "Gradient": "adjoint",
     "LocalError": "regularize",
+    "GlobalError": "regularize",
+    "Steer": "regularize",
     "JacobianNorm": "regularize",
     "ConditionNumber": "regularize",
     "Objective": "training.objective",

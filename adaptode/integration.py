@@ -16,6 +16,7 @@ from .fields.protocol import Array, Bound
 from .fields.sockets import RaisedError, reraise
 from .loop import FRESH, KEPT, NFEV, ROWS, SAVED, STATUS, H, Span, State, Store, T, advance_mlp, advance_python, advance_socket, stage_rows
 from .norms import scaled_rms
+from .reservoir import replacements
 from .solution import NONFINITE, RUNNING, SUCCESS, Attempt, Status, StepLog
 from .step import bound_stages
 from .tableau import Tableau
@@ -196,10 +197,13 @@ class Integration:
         t, h, y, K = float(store.t[0]), float(store.h[0]), store.states[0], store.stages[0]
         return DenseSolution(self.method, np.array([t, self.t]), np.stack([y, self.state.y]), self.extended(t, h, y, K)[None])
 
-    def advance(self, budget: int | None = None) -> Chunk:
-        """Some attempts, as many as take a few hundredths of a second, or at most `budget`."""
+    def advance(self, budget: int | None = None, most: int | None = None) -> Chunk:
+        """Some attempts, as many as take a few hundredths of a second and `most` of these, or at most `budget`."""
         state = self.state
         rows = min(self._budget, self._largest, 4096 if not self.chunks else 2**16) if budget is None else budget
+        cut = most is not None and most < rows
+        if cut:
+            rows = most
         store = self.new_store(rows)
         began = time.perf_counter()
         state.count[ROWS] = state.count[KEPT] = 0
@@ -211,7 +215,7 @@ class Integration:
             self.chunks.append(Chunk(log, store.errors[:made], store.states[:kept], store.stages[:kept]))
         if budget is None:
             seconds = time.perf_counter() - began
-            if seconds < 0.02:  # far below a tenth of a second: Ctrl-C can wait for more attempts
+            if seconds < 0.02 and not cut:  # far below a tenth of a second: Ctrl-C can wait for more attempts
                 self._budget *= 4
             elif seconds > 0.1:
                 self._budget = max(1, self._budget // 2)
@@ -253,6 +257,17 @@ class Integration:
         """To the end."""
         while self.running:
             self.advance()
+
+    def run_holding(self, seeds: tuple[int, ...]) -> dict[int, Array]:
+        """To the end, by way of the states that reservoirs hold in turn; what each holds at last, by its seed. See `adaptode.reservoir`."""
+        draws = {seed: replacements(seed) for seed in seeds}
+        due, held, done = {seed: next(draw) for seed, draw in draws.items()}, dict.fromkeys(seeds, self.state.y.copy()), 0
+        while self.running:
+            self.advance(most=min(due.values()) - done if seeds else None)
+            done += int(self.state.count[KEPT])
+            for seed in [seed for seed in due if due[seed] == done and self.running]:
+                held[seed], due[seed] = self.state.y.copy(), next(draws[seed])
+        return held
 
     def log(self) -> StepLog:
         """Every attempt so far."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from dataclasses import field as column
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -111,7 +112,7 @@ class Run:
     """A solved batch.
 
     t (k,)            output times: `saveat`, or the end alone            y (k, B, n)    the states there
-    y1 (B, n)         the state at the end of the span
+    y1 (B, n)         the state at the end of the span                  held           {seed: (B, n)} what `reservoirs` drew
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
     nfev              evaluations of the field                            status, message, success
@@ -133,6 +134,7 @@ class Run:
     end: Array
     states: Array | None
     stages: Array | None
+    held: dict[int, Array] = column(default_factory=dict)
 
     @property
     def success(self) -> bool:

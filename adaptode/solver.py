@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,6 +37,7 @@ def solve(
     max_step: float = math.inf,
     max_steps: int = 10_000,
     keep: str = "states",
+    reservoirs: Collection[int] = (),
     batch: str = "joint",
 ) -> Run | RunBatch:
     """Integrate y′ = f(t, y; θ) for a batch of states stepped jointly, every attempt logged.
@@ -48,6 +51,7 @@ def solve(
     first_step length of the first step; None: Hairer's rule (one evaluation more). Fixed-step methods need it: it is their step
     max_steps  attempts, accepted or not, before giving up
     keep       "states" (what the adjoints need), "stages" (more memory, less recomputing), or "none"
+    reservoirs seeds, each of which draws one accepted state strictly between the ends, all equally likely, whatever `keep` says: `run.held`
     batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
 
     "DOP853", of order 8, is for tight tolerances; a step with outputs between its ends takes three evaluations more than its twelve.
@@ -60,7 +64,7 @@ def solve(
         raise InputError(f"solve needs a field, not {type(field).__name__}: wrap a function f(t, y, theta) as adaptode.PythonField(f, n=...)")
     if batch != "joint":
         options = {"method": tab, "rtol": rtol, "atol": atol, "saveat": saveat, "controller": control, "first_step": first_step}
-        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep}
+        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep, "reservoirs": reservoirs}
         return solve_rows(batch, solve, field, theta, y0, tspan, options)
     y0, theta = field.check(y0, theta)
     theta = theta.copy()  # a run is a record: updating the caller's parameters in place must not change it
@@ -74,6 +78,8 @@ def solve(
         raise InputError(f'keep must be "states", "stages" or "none"; got {keep!r}')
     check_steps(first_step, max_step, max_steps)
     check_steppable(tab, first_step)
+    if not isinstance(reservoirs, Collection) or not all(isinstance(seed, Integral) and seed >= 0 for seed in reservoirs):
+        raise InputError(f"reservoirs must be seeds, whole numbers of at least 0; got {reservoirs!r}")
 
     wanted = times if times.size and times[-1] == t1 else np.append(times, t1)
     integration = Integration(
@@ -89,7 +95,7 @@ def solve(
         keep=_KEEP[keep],
     )
     integration.start(first_step)
-    integration.run()
+    held = integration.run_holding(tuple(dict.fromkeys(reservoirs)))
 
     log, state, out = integration.log(), integration.state, integration.out
     saved = int(state.count[SAVED])
@@ -112,4 +118,5 @@ def solve(
         end=out[-1].reshape(rows, field.n) if saved == out.shape[0] else state.y.reshape(rows, field.n),
         states=None if keep == "none" else integration.kept("states").reshape(shape),
         stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
+        held={seed: y.reshape(rows, field.n) for seed, y in held.items()},
     )

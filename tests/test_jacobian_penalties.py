@@ -266,6 +266,9 @@ def test_arguments_names_and_config():
         "penalty": "JacobianNorm",
         "weight": {"kind": "Constant", "value": 1.0},
         "kind": "spectral",
+        "at": "start",
+        "reduce": "mean",
+        "detach": [],
     }
     assert ConditionNumber(ao.Exponential(2.0, 1.0, 3)).config()["floor"] == FLOOR
     assert JacobianNorm("spectral", ao.Linear(0.0, 1.0, 2)).weight(1) == 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 
 import naive
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from frozen import assert_directional, draw_like, field_of, frozen, local_penalty, states_at, step_size
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import chisquare
 from strategies import ADAPTIVE, Network, adaptive_methods, networks, parameters, seeds
 
 import adaptode as ao
@@ -18,6 +21,7 @@ from adaptode.checks import taylor_test
 from adaptode.errors import InputError
 from adaptode.fields import MLP, PythonField
 from adaptode.regularize import LocalError
+from adaptode.reservoir import replacements
 from adaptode.tableau import METHODS
 
 SIZES = (2, 5, 2)
@@ -57,8 +61,17 @@ def drawn(run, variate, sampling):
     """t_r, written from the definition."""
     if sampling == "unbiased":
         return run.tspan[0] + variate * (run.tspan[1] - run.tspan[0])
-    inner = run.grid[1:-1]
-    return inner[int(variate * inner.size)] if inner.size else run.grid[0]
+    return run.grid[drawn_index(run, variate)]
+
+
+def drawn_index(run, variate):
+    """Which accepted time the reservoir of a variate holds: the last replacement before the end."""
+    return max((j for j in takewhile(lambda j: j < run.grid.size - 1, replacements(int(variate * 2**53)))), default=0)
+
+
+def variate_of(run, index):
+    """One that holds the accepted time of this index."""
+    return next(v for v in (np.arange(1000) + 0.5) / 1000 if drawn_index(run, v) == index)
 
 
 configurations = st.tuples(
@@ -165,7 +178,7 @@ def test_biased_redoes_the_solvers_own_step(method, span):
     inner = run.grid.size - 2
     assert inner > 2
     for i in range(inner):
-        term = LocalError(1.0, "biased").evaluate(run, (i + 0.5) / inner)
+        term = LocalError(1.0, "biased").evaluate(run, variate_of(run, i + 1))
         assert term.value == pytest.approx(logged[i + 1] * h[i + 1], rel=1e-6)
     one = ao.solve(field_of(TANH), TANH.theta, TANH.y, (0.0, 0.1), first_step=0.1, rtol=1e-2, atol=1e-2)
     assert one.grid.size == 2  # no time between the ends: the single step itself
@@ -177,11 +190,9 @@ def test_biased_draws_every_inner_time_equally_often(controller):
     run = solved(TANH, controller=controller)
     inner = run.grid[1:-1]
     penalty = LocalError(1.0, "biased", detach=())
-    n = 40 * inner.size
-    times = [penalty.evaluate(run, (k + 0.5) / n).pull(1.0).jumps[0][0] for k in range(n)]
-    np.testing.assert_array_equal(times, np.repeat(inner, 40))
-    ends = [penalty.evaluate(run, v).pull(1.0).jumps[0][0] for v in (0.0, 1 - 2**-53)]
-    assert ends == [inner[0], inner[-1]]
+    times = [penalty._points(run, v)[0][0] for v in np.random.default_rng(0).random(100 * inner.size)]
+    counts = [np.count_nonzero(times == t) for t in inner]
+    assert sum(counts) == len(times) and chisquare(counts).pvalue > 1e-3
     assert penalty.times((0.0, 2.0), 0.3) == ()
 
 
@@ -206,7 +217,7 @@ def test_the_step_is_the_containing_one_cut_at_the_end():
     run = solved(TANH, controller="torchdiffeq")
     assert run.grid[-1] > 2.0 > run.grid[-2]
     near = (2.0 - 1e-3) / 2.0
-    for sampling, variate, t in (("biased", 1 - 2**-53, run.grid[-2]), ("unbiased", near, 2.0 - 1e-3)):
+    for sampling, variate, t in (("biased", variate_of(run, run.grid.size - 2), run.grid[-2]), ("unbiased", near, 2.0 - 1e-3)):
         term = LocalError(1.0, sampling).evaluate(run, variate)
         expected = local_penalty(run, TANH, t, 2.0 - t, TANH.theta, TANH.y)
         assert term.value == pytest.approx(expected, rel=1e-6, abs=1e-14)
@@ -290,15 +301,18 @@ def test_methods_without_the_estimate_are_refused():
 
 def test_wrong_choices_list_the_right_ones():
     for bad, message in (
-        ({"sampling": "uniform"}, "sampling must be one of 'unbiased', 'biased'; got 'uniform'"),
+        ({"sampling": "uniform"}, "sampling must be one of 'unbiased', 'biased', 'saveat'; got 'uniform'"),
         ({"estimate": "q"}, "estimate must be one of 'error', 'stiffness'"),
         ({"step": "own"}, "step must be one of 'solver', 'initial'"),
-        ({"detach": ["k2"]}, "each of detach must be one of 'state', 'k1'; got 'k2'"),
+        ({"detach": ["k2"]}, "each of detach must be one of 'state', 'k1', 'step'; got 'k2'"),
+        ({"samples": 0}, "samples must be a whole number of at least 1; got 0"),
+        ({"samples": True}, "samples must be"),
         ({"weight": -1.0}, "at least 0"),
     ):
         with pytest.raises(InputError, match=message):
             LocalError(**{"weight": 1.0, **bad})
     assert LocalError(1.0, detach="k1").detach == ("k1",)
+    assert LocalError(1.0, detach=("state", "step")).config() == LocalError(1.0).config()  # h is data, said or not
 
 
 def test_weight_is_a_schedule_and_config_is_json():
@@ -313,6 +327,102 @@ def test_weight_is_a_schedule_and_config_is_json():
     assert (LocalError(1.0).name, penalty.name) == ("local_error", "local_stiffness")
 
 
-def test_biased_sampling_needs_the_states():
+def test_biased_sampling_needs_the_states_or_a_reservoir():
     with pytest.raises(InputError, match="biased sampling"):
         LocalError(1.0, "biased").evaluate(solved(TANH, keep="none"), 0.5)
+    for samples in (1, 3):
+        penalty = LocalError(1.0, "biased", detach=(), samples=samples)
+        bare = solved(TANH, keep="none", reservoirs=penalty.reservoirs(0.5))
+        terms = [penalty.evaluate(run, 0.5) for run in (bare, solved(TANH))]
+        assert terms[0].value == terms[1].value > 0
+        pulled = [term.pull(1.0) for term in terms]
+        np.testing.assert_array_equal(pulled[0].theta, pulled[1].theta)
+        assert [t for t, _ in pulled[0].jumps] == [t for t, _ in pulled[1].jumps] and len(pulled[0].jumps) == samples
+
+
+# --- where t_r lies ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["solver", "initial"])
+@pytest.mark.parametrize("span", [(0.0, 2.0), (1.0, -1.0)])
+def test_unbiased_sampling_is_unbiased(span, step):
+    """The mean over many variates is the mean over time of E|h|, by fine quadrature between the accepted times."""
+    run = solved(TANH, span)
+    length = span[1] - span[0]
+
+    def r(t, **options):
+        return LocalError(1.0, step=step, **options).evaluate(run, (t - span[0]) / length).value
+
+    exact = sum(quad(r, a, b, epsabs=1e-9, epsrel=1e-6, limit=200)[0] for a, b in zip(run.grid[:-1], run.grid[1:], strict=True)) / length
+    for samples in (1, 4):
+        drawn = np.array([LocalError(1.0, step=step, samples=samples).evaluate(run, v).value for v in np.random.default_rng(1).random(800 // samples)])
+        error = drawn.std(ddof=1) / np.sqrt(drawn.size)
+        assert abs(drawn.mean() - exact) < 4 * error and error < 0.1 * exact
+        if samples == 1:
+            spread = drawn.std()
+    assert drawn.std() < spread / np.sqrt(samples)  # strata: less than the variance of independent points
+
+
+def test_biased_sampling_has_the_mean_over_steps():
+    run = solved(TANH)
+    steps = (run.accepted("error") * np.abs(np.diff(run.grid)))[1:]  # of the steps that begin between the ends
+    drawn = np.array([LocalError(1.0, "biased", samples=2).evaluate(run, v).value for v in np.random.default_rng(2).random(400)])
+    assert abs(drawn.mean() - steps.mean()) < 4 * drawn.std() / 20
+
+
+def test_samples_are_one_in_each_part_and_their_mean():
+    run, k = solved(TANH), 5
+    penalty = LocalError(1.0, samples=k, detach=())
+    times = penalty.times(run.tspan, 0.3)
+    assert [int(t / 2.0 * k) for t in times] == list(range(k)) and len({t % (2.0 / k) for t in times}) == k
+    term, single = penalty.evaluate(run, 0.3), [LocalError(1.0, detach=()).evaluate(run, t / 2.0) for t in times]
+    assert term.value == pytest.approx(np.mean([s.value for s in single]), rel=1e-9)
+    assert term.evaluations == sum(s.evaluations for s in single)
+    pulled, parts = term.pull(2.0), [s.pull(2.0 / k) for s in single]
+    np.testing.assert_allclose(pulled.theta, sum(p.theta for p in parts), rtol=1e-8)
+    assert [t for t, _ in pulled.jumps] == list(times) and pulled.evaluations == 7 * k
+
+
+def test_saveat_draws_from_the_output_times_before_the_end():
+    run = solved(TANH, saveat=[0.0, 0.3, 1.1, 2.0])
+    drawn = [LocalError(1.0, "saveat", detach=()).evaluate(run, (i + 0.5) / 3) for i in range(3)]
+    assert [term.pull(1.0).jumps[0][0] for term in drawn] == [0.0, 0.3, 1.1]
+    for term, t in zip(drawn, (0.0, 0.3, 1.1), strict=True):
+        assert term.value == pytest.approx(LocalError(1.0).evaluate(run, t / 2.0).value, rel=1e-9)
+    assert LocalError(1.0, "saveat", samples=3).evaluate(run, 0.5).value == pytest.approx(np.mean([t.value for t in drawn]), rel=1e-12)
+    for times in (None, [2.0]):
+        with pytest.raises(InputError, match="before the end of the span, of which there is none"):
+            LocalError(1.0, "saveat").evaluate(solved(TANH, saveat=times), 0.5)
+    field = field_of(TANH)
+    with pytest.raises(InputError, match="before the end of the span"):
+        ao.Objective(field, "mean_squared_error", penalties=[LocalError(1.0, "saveat")])
+    ao.Objective(field, "mean_squared_error", penalties=[LocalError(1.0, "saveat")], times=[0.5, 1.0])
+
+
+def test_where_both_ends_of_the_step_are_as_large_the_scale_is_that_of_the_first():
+    """y' = θ₁ g(t) + θ₂ with Σ b_i g = 0 over the one step and θ₂ = 0: |u₁| = |u₀| to the last bit, and the slopes on the two sides of θ₂ = 0 differ."""
+    tab, h = METHODS["Tsit5"], 0.5
+    powers = (tab.c * h) ** 5
+    level = tab.b @ powers / tab.b.sum()
+    g = dict(zip((tab.c * h).tolist(), (powers - level).tolist(), strict=True))
+
+    def value(t, y, theta):
+        return np.full_like(y, theta[0] * g[t] + theta[1])
+
+    def vjp(t, y, theta, w):
+        return np.zeros_like(y), w.sum() * np.array([g[t], 1.0])
+
+    field, theta = PythonField(value, 1, 2, vjp=vjp), np.array([3.0, 0.0])
+
+    def run(theta, y0):
+        return ao.solve(field, theta, [[y0]], (0.0, h), rtol=1e-2, atol=1e-2, first_step=h)
+
+    y0, penalty = next(y for y in np.linspace(1.0, 2.0, 50) if run(theta, y).y1 == y), LocalError(1.0, detach=())
+    at = run(theta, y0)
+    assert at.grid.size == 2
+    term = penalty.evaluate(at, 0.0)
+    pulled = term.pull(1.0)
+    assert term.value > 1e-4 and pulled.theta[0] == pytest.approx(term.value / 3, rel=1e-9)  # E is linear in θ₁
+    assert abs(pulled.theta[1]) < 1e-9 * pulled.theta[0]  # the constant cancels, since Σ e_i = 0, and the scale is held by u₀
+    slopes = [(penalty.evaluate(run(theta + [0.0, d], y0), 0.0).value - term.value) / d for d in (-1e-4, 1e-4)]
+    assert abs(slopes[0]) < 1e-6 * term.value and slopes[1] < -0.1 * term.value

@@ -25,6 +25,7 @@ import adaptode as ao
 from adaptode.errors import InputError, MissingDerivativeError, NonFiniteLossError, SingularJacobianError, SolveError
 from adaptode.fields import MLP, PythonField
 from adaptode.regularize import ConditionNumber, JacobianNorm, LocalError
+from adaptode.reservoir import held
 from adaptode.training.heads import LinearHead
 from adaptode.training.objective import Objective
 
@@ -80,8 +81,7 @@ class Referee:
         for p, v in zip(objective.penalties, variates, strict=True):
             t = h = None
             if isinstance(p, LocalError):
-                inner = self.run.grid[1:-1]
-                t = t0 + v * (t1 - t0) if p.sampling == "unbiased" else inner[int(v * len(inner))] if len(inner) else t0
+                t = t0 + v * (t1 - t0) if p.sampling == "unbiased" else self.run.grid[held(int(v * 2**53), self.run.grid.size - 1)]
                 u = states_at(self.run, frozen(self.run, net.naive, net.y), [t])[0]
                 h = step_size(self.run, net, t, u, p.step)
             self.terms.append((p, p.weight(step), t, h))

@@ -2,4 +2,6 @@
 
 from .discrete import Gradient, discrete
 
-__all__ = ["Gradient", "discrete"]
+ADJOINTS = {"discrete": discrete}
+
+__all__ = ["ADJOINTS", "Gradient", "discrete"]

@@ -1,7 +1,10 @@
 """Penalties that make a learned flow easy to integrate, or well conditioned; each is one keyword, and they add up."""
 
-from .base import Penalty, Term
+from .base import Penalty, Pulled, Term
+from .global_error import GlobalError
 from .jacobian import ConditionNumber, JacobianNorm
 from .local_error import LocalError
+from .pointwise import PointwisePenalty
+from .steer import Steer
 
-__all__ = ["ConditionNumber", "JacobianNorm", "LocalError", "Penalty", "Term"]
+__all__ = ["ConditionNumber", "GlobalError", "JacobianNorm", "LocalError", "Penalty", "PointwisePenalty", "Pulled", "Steer", "Term"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..errors import InputError
 from ..fields.protocol import Array, Field
@@ -13,11 +15,20 @@ from ..tableau import Tableau
 
 
 class Pulled(NamedTuple):
-    """What a penalty's transpose gives: θ̄ (P,) of its own, jumps (t, ȳ (B, n)) for whichever adjoint is in use, field evaluations spent."""
+    """What a penalty's transpose gives, besides the field evaluations spent.
+
+    theta (P,)                 θ̄ of its own
+    jumps [(t, ȳ (B, n))]      cotangents of states at times of the span, for whichever adjoint is in use
+    error, stiffness (m,)      cotangents of the scaled error and stiffness estimate of each accepted step, for the discrete adjoint
+    y0 (B, n)                  ȳ₀ of its own, beside what the jumps give
+    """
 
     theta: Array
     jumps: list[tuple[float, Array]]
     evaluations: int
+    error: Array | None = None
+    stiffness: Array | None = None
+    y0: Array | None = None
 
 
 class Term(NamedTuple):
@@ -29,22 +40,39 @@ class Term(NamedTuple):
 
 
 class Penalty:
-    """Base of the penalties: `weight` λ (a number or a schedule of the training step), a `name` for reports.
+    """Base of the penalties: `weight` λ >= 0 (a number or a schedule), a `name` for reports.
 
-    `check` refuses, before any work, a field or method the penalty cannot serve; `times` says, before the solve, at which times its state is wanted;
-    `evaluate` gives the Term. All randomness comes from one uniform variate a training step, drawn before the solve.
+    `check` refuses, before any work, a field or method the penalty cannot serve, `check_times` output times; `span` may move the span that is solved, and
+    `times` says at which times of it the state is wanted, `reservoirs` which accepted states drawn at random, all before the solve; `evaluate` gives the Term.
+    All randomness comes from one uniform variate a training step, drawn before the solve.
+    adjoints: the names of those that can serve it; None: any.
     """
 
     name: str = "penalty"
+    adjoints: tuple[str, ...] | None = None
 
     def __init__(self, weight: float | Schedule) -> None:
-        self.weight = as_schedule(weight)
+        try:
+            self.weight = as_schedule(weight)
+        except InputError as error:
+            raise InputError(f"{type(self).__name__}: its weight must be a number of at least 0 or a schedule: {error}") from None
 
     def check(self, field: Field, method: Tableau) -> None:
         """Raises a named error when the penalty cannot be had of this field and method."""
 
+    def check_times(self, times: Array, tspan: tuple[float, float]) -> None:
+        """Raises a named error when the penalty cannot be had with outputs at these times of this span."""
+
+    def span(self, tspan: tuple[float, float], variate: float) -> tuple[float, float]:
+        """The span to solve in training, in the place of the nominal one."""
+        return tspan
+
     def times(self, tspan: tuple[float, float], variate: float) -> tuple[float, ...]:
-        """Output times the penalty needs of the solve."""
+        """Output times the penalty needs of the solve, within the span that is solved."""
+        return ()
+
+    def reservoirs(self, variate: float) -> tuple[int, ...]:
+        """Seeds of the reservoirs the penalty needs of the solve; see `adaptode.solve`."""
         return ()
 
     def evaluate(self, run: Run, variate: float) -> Term:
@@ -65,3 +93,22 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
     return value
+
+
+def detached(detach: str | Iterable[str], choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The names in `detach`, each one of `choices`."""
+    return tuple(one_of("each of detach", d, choices) for d in ([detach] if isinstance(detach, str) else detach))
+
+
+def seed_of(variate: float) -> int:
+    """A whole number for `np.random.default_rng`, one to one with the variate: where a penalty needs more than one random number."""
+    return int(variate * 2**53)
+
+
+def state_at(run: Run, t: float, what: str) -> Array:
+    """The state (B, n) at t: as it was saved, the start as it was kept, or from the dense output."""
+    saved = np.flatnonzero(run.t == t)
+    if saved.size:
+        return run.y[saved[0]]
+    states = run.require_states(what)
+    return states[0] if t == run.tspan[0] else run.sol(t)

@@ -1,14 +1,15 @@
-"""Jacobian penalties: norms and condition number of J = ∂f/∂y at the initial states.                                              [JB22]
+"""Jacobian penalties: norms and condition number of J = ∂f/∂y.                                                                    [JB22]
 
-    R = mean_b φ(J_b),   J_b = ∂f/∂y (t₀, y₀ᵦ; θ),   φ = ‖·‖_F, σ₁, or κ = σ₁/σ_n
+    φ_b(t) = φ(J_b),   J_b = ∂f/∂y (t, y_b(t); θ),   φ = ‖·‖_F, σ₁, κ = σ₁/σ_n, or log κ
 
-With J̄_b = ∂R/∂J_b of `adaptode.linalg`, R's gradient is the bilinear form's: Σ_j ⟨J̄ e_j, J e_j⟩ with J̄ held, so that
-θ̄, ȳ₀ = bilinear_vjp(u_j = e_j, w_j = J̄ e_j). No other second-order primitive is needed.
+at the initial states, along the path or at a random time: the R of `adaptode.regularize.pointwise`. With J̄_b = φ̄_b ∂φ/∂J_b of `adaptode.linalg`, the
+gradient is the bilinear form's: Σ_j ⟨J̄ e_j, J e_j⟩ with J̄ held, so that θ̄, ȳ = bilinear_vjp(u_j = e_j, w_j = J̄ e_j).
+No other second-order primitive is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,13 @@ from ..errors import InputError, SingularJacobianError
 from ..fields.mlp import MLP
 from ..fields.protocol import Array, Field
 from ..schedules import Schedule
-from ..solution import Run
 from ..tableau import Tableau
-from .base import Penalty, Pulled, Term, one_of
+from .base import one_of
+from .pointwise import PointwisePenalty
 
 
-class _JacobianPenalty(Penalty):
-    """Batch mean of a function of the Jacobian at the start of the run."""
-
-    detach: tuple[str, ...] = ()
+class _JacobianPenalty(PointwisePenalty):
+    """A function of the Jacobian at points of the path."""
 
     def check(self, field: Field, method: Tableau) -> None:
         field.require("jacobian", "bilinear_vjp")
@@ -37,36 +36,45 @@ class _JacobianPenalty(Penalty):
         """φ(J_b), shape (B,), and its transpose."""
         raise NotImplementedError
 
-    def evaluate(self, run: Run, variate: float) -> Term:
-        t, y = run.tspan[0], run.require_states(type(self).__name__)[0]
-        J = run.field.jacobian(t, y, run.theta)
-        values, transpose = self._measure(J)
-        batch, n = y.shape
+    def pointwise(
+        self, field: Field, t: float, y: Array, theta: Array, variate: float
+    ) -> tuple[Array, Callable[[Array], tuple[Array, Array]], int]:
+        values, transpose = self._measure(field.jacobian(t, y, theta))
 
-        def pull(bar: float) -> Pulled:
-            J_bar = transpose(np.full(batch, bar / batch))
-            u = np.broadcast_to(np.eye(n, dtype=y.dtype), J_bar.shape)
-            y_bar, theta_bar = run.field.bilinear_vjp(t, y, run.theta, u, J_bar.transpose(0, 2, 1))
-            return Pulled(theta_bar, [(t, y_bar)], 0)
+        def pull(bar: Array) -> tuple[Array, Array]:
+            J_bar = transpose(bar)
+            u = np.broadcast_to(np.eye(field.n, dtype=y.dtype), J_bar.shape)
+            return field.bilinear_vjp(t, y, theta, u, J_bar.transpose(0, 2, 1))
 
-        return Term(float(values.mean()), 0, pull)
+        return values, pull, 0
 
 
 class JacobianNorm(_JacobianPenalty):
-    """λ mean_b ‖J_b‖_F ("frobenius") or λ mean_b σ₁(J_b) ("spectral") at (t₀, y₀), in units of 1/time.                            [JB22]
+    """λ mean_b ‖J_b‖_F ("frobenius") or λ mean_b σ₁(J_b) ("spectral"), in units of 1/time.                                        [JB22]
 
     kind    which norm
-    weight  λ, a number or a schedule of the training step
+    weight  λ, a number or a schedule
+    at, nodes, reduce, detach
+            as in `PointwisePenalty`; at="start", the default, is J at (t₀, y₀), and along the path the penalty is a mean over time
 
     At J = 0 the gradient is 0; where the largest singular value is repeated, one of its subgradients. MissingDerivativeError for a field without
     second derivatives (relu, or a user's field without `jacobian` and `bilinear_vjp`).
     """
 
-    def __init__(self, kind: str, weight: float | Schedule | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        weight: float | Schedule | None = None,
+        *,
+        at: str = "start",
+        nodes: int = 8,
+        reduce: str = "mean",
+        detach: str | Iterable[str] = (),
+    ) -> None:
         if weight is None or not isinstance(kind, str):
             given = repr(kind) if weight is None else f"{kind!r}, {weight!r}"
             raise InputError(f'JacobianNorm takes the kind of norm, then its weight, as in JacobianNorm("frobenius", 0.1); got JacobianNorm({given})')
-        super().__init__(weight)
+        super().__init__(weight, at=at, nodes=nodes, reduce=reduce, detach=detach)
         self.kind = one_of("kind", kind, ("frobenius", "spectral"))
         self.name = kind
 
@@ -80,11 +88,14 @@ class JacobianNorm(_JacobianPenalty):
 
 
 class ConditionNumber(_JacobianPenalty):
-    """λ mean_b κ(J_b) at (t₀, y₀), κ = σ₁/σ_n, dimensionless.                                                                     [JB22]
+    """λ mean_b κ(J_b), κ = σ₁/σ_n, or of its logarithm; dimensionless.                                                             [JB22]
 
-    weight  λ, a number or a schedule of the training step
+    weight  λ, a number or a schedule
     floor   δ: the surrogate κ_δ = σ₁ / sqrt(σ_n² + (δ σ₁)²) <= 1/δ stays finite at a singular Jacobian and differs from κ by the relative (δκ)²/2;
             δ = 0 is κ itself, and a singular Jacobian then a SingularJacobianError
+    log     log κ_δ in the place of κ_δ: a sample that is nearly singular weighs no more than its order of magnitude
+    at, nodes, reduce, detach
+            as in `PointwisePenalty`; at="start", the default, is J at (t₀, y₀), and along the path the penalty is a mean over time
 
     Closed form for n = 2, SVD otherwise. At κ = 1 the gradient is 0. A field whose hidden width is below n has a singular Jacobian everywhere:
     SingularJacobianError before any work.
@@ -92,14 +103,26 @@ class ConditionNumber(_JacobianPenalty):
 
     name = "condition_number"
 
-    def __init__(self, weight: float | Schedule, *, floor: float = 1e-4) -> None:
-        super().__init__(weight)
+    def __init__(
+        self,
+        weight: float | Schedule,
+        *,
+        floor: float = 1e-4,
+        log: bool = False,
+        at: str = "start",
+        nodes: int = 8,
+        reduce: str = "mean",
+        detach: str | Iterable[str] = (),
+    ) -> None:
+        super().__init__(weight, at=at, nodes=nodes, reduce=reduce, detach=detach)
         if not 0.0 <= floor < 1.0:
             raise InputError(f"floor must lie in [0, 1); got {floor!r}")
-        self.floor = float(floor)
+        self.floor, self.log = float(floor), bool(log)
+        if log:
+            self.name = "log_condition_number"
 
     def config(self) -> dict[str, Any]:
-        return {**super().config(), "floor": self.floor}
+        return {**super().config(), "floor": self.floor, "log": self.log}
 
     def check(self, field: Field, method: Tableau) -> None:
         super().check(field, method)
@@ -111,4 +134,6 @@ class ConditionNumber(_JacobianPenalty):
 
     def _measure(self, J: Array) -> tuple[Array, Callable[[Array], Array]]:
         values, cache = linalg.condition(J, self.floor)
+        if self.log:  # (log κ)‾ = κ̄ / κ
+            return np.log(values), lambda bar: linalg.condition_vjp(cache, bar / values)
         return values, lambda bar: linalg.condition_vjp(cache, bar)

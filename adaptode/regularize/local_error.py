@@ -1,15 +1,16 @@
-"""Local regularization: the solver's own error estimate at one random time of the solve.                                          [Pal23]
+"""Local regularization: the solver's own error estimate at a random time of the solve.                                           [Pal23]
 
     r = q(t_r, u_r) |h|                with one step of the method from u_r = y(t_r), q its scaled error   ("error")
     r = S(t_r, u_r)                    its stiffness estimate                                              ("stiffness")
 
-θ̄ += the transpose of that one step (equations (4)–(7) of `adaptode.step`) with q̄ = |h|, then, unless k₁ is detached, of k₁ = f(t_r, u_r);
-unless the state is detached, ȳ at t_r is a jump for the adjoint in use.
+and R the mean of r over the sample points t_r. θ̄ += the transpose of that one step (equations (4)–(7) of `adaptode.step`) with q̄ = |h|, then, unless k₁ is
+detached, of k₁ = f(t_r, u_r); unless the state is detached, ȳ at t_r is a jump for the adjoint in use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,27 +20,33 @@ from ..dense import locate
 from ..errors import InputError
 from ..fields.protocol import Array, Bound, Field
 from ..norms import scaled_rms
+from ..reservoir import held
 from ..schedules import Schedule
 from ..solution import Run
 from ..step import bound_linearized_stages, bound_stages_vjp, finish, finish_vjp
 from ..tableau import Tableau
-from .base import Penalty, Pulled, Term, one_of
+from .base import Penalty, Pulled, Term, detached, one_of, seed_of, state_at
 
 
 class LocalError(Penalty):
     """E·|h| or the stiffness estimate of one step at a random time: λ r.                                                    [Pal23]
 
-    weight    λ, a number or a schedule of the training step
-    sampling  "unbiased": t_r uniform on the span; "biased": uniform on the accepted times between the ends, so that hard stretches are drawn more often
-              (t₀ where the solve took a single step)
+    weight    λ, a number or a schedule
+    sampling  where t_r lies. "unbiased": uniform on the span, so that with estimate="error" and step="solver" the expectation is the mean over time of
+              q|h|;  "biased": uniform on the accepted times between the ends, so that hard stretches are drawn more often (t₀ where the solve took a single
+              step), by a reservoir: the solve need not keep its states;  "saveat": uniform on the output times before the end, as the published code
+              does where output times are given
     estimate  "error": q |h|, in units of time;  "stiffness": S, in units of 1/time, not multiplied by |h|
     step      "solver": h is the accepted step that contains t_r, cut at the end of the span; "initial": the published choice, Hairer's first-step rule at
               (t_r, u_r), 1 evaluation more. In float64 at tight tolerances "initial" gives a much smaller h and, as q ~ h⁵, a penalty near 0
-    detach    what is held fixed in the gradient, any of "state" (u_r) and "k1". Default ("state",): the gradient is exact in θ for the given u_r and h.
-              The published code also holds k₁ fixed: detach=("state", "k1"); the estimate lives on Σ e_i = 0, and a frozen k₁ breaks that cancellation. h is
-              never differentiated.
+    detach    what is held fixed in the gradient, any of "state" (u_r), "k1" and "step" (h). Default ("state",): the gradient is exact in θ for the given u_r
+              and h. The published code also holds k₁ fixed: detach=("state", "step", "k1"); the estimate lives on Σ e_i = 0, and a frozen k₁ breaks that
+              cancellation. h is a number of the accepted grid or of the first-step rule, through neither of which a gradient ever flows: "step" is
+              always in force, named or not.
+    samples   how many sample points; R is their mean. "unbiased" and "saveat": stratified, one in each of so many equal parts of the span or of the list of
+              times, with a variance never above that of independent ones; "biased": independent. Published: 1
 
-    Where q is 0, the gradient is 0. Cost: s evaluations and s pullbacks a training step.
+    Where q is 0, the gradient is 0. Cost: s evaluations and s pullbacks a sample point and training step.
     """
 
     def __init__(
@@ -49,13 +56,17 @@ class LocalError(Penalty):
         *,
         estimate: str = "error",
         step: str = "solver",
-        detach: Iterable[str] = ("state",),
+        detach: str | Iterable[str] = ("state",),
+        samples: int = 1,
     ) -> None:
         super().__init__(weight)
-        self.sampling = one_of("sampling", sampling, ("unbiased", "biased"))
+        self.sampling = one_of("sampling", sampling, ("unbiased", "biased", "saveat"))
         self.estimate = one_of("estimate", estimate, ("error", "stiffness"))
         self.step = one_of("step", step, ("solver", "initial"))
-        self.detach = tuple(one_of("each of detach", d, ("state", "k1")) for d in ([detach] if isinstance(detach, str) else detach))
+        self.detach = tuple(d for d in detached(detach, ("state", "k1", "step")) if d != "step")
+        if isinstance(samples, bool) or not isinstance(samples, Integral) or samples < 1:
+            raise InputError(f"samples must be a whole number of at least 1; got {samples!r}")
+        self.samples = int(samples)
         self.name = f"local_{estimate}"
 
     def config(self) -> dict[str, Any]:
@@ -65,6 +76,7 @@ class LocalError(Penalty):
             "estimate": self.estimate,
             "step": self.step,
             "detach": list(self.detach),
+            "samples": self.samples,
         }
 
     def check(self, field: Field, method: Tableau) -> None:
@@ -73,11 +85,52 @@ class LocalError(Penalty):
         if self.estimate == "stiffness" and method.stiffness_pair is None:
             raise InputError(f'LocalError(estimate="stiffness") needs a stiffness estimate, which {method.name} has not; use Tsit5, Dopri5 or DOP853')
 
+    def check_times(self, times: Array, tspan: tuple[float, float]) -> None:
+        if self.sampling == "saveat" and (np.asarray(times) == tspan[1]).all():
+            raise InputError('LocalError(sampling="saveat") draws from the output times before the end of the span, of which there is none; try "unbiased"')
+
     def times(self, tspan: tuple[float, float], variate: float) -> tuple[float, ...]:
-        return (tspan[0] + variate * (tspan[1] - tspan[0]),) if self.sampling == "unbiased" else ()
+        if self.sampling != "unbiased":
+            return ()
+        return tuple(tspan[0] + share * (tspan[1] - tspan[0]) for share in self._shares(variate))
+
+    def reservoirs(self, variate: float) -> tuple[int, ...]:
+        return tuple(seed_of(variate) + k for k in range(self.samples)) if self.sampling == "biased" else ()
+
+    def _shares(self, variate: float) -> list[float]:
+        """Places in [0, 1), one in each of `samples` equal parts."""
+        if self.samples == 1:
+            return [variate]
+        return [(k + v) / self.samples for k, v in enumerate(np.random.default_rng(seed_of(variate)).random(self.samples).tolist())]
 
     def evaluate(self, run: Run, variate: float) -> Term:
-        t, u = self._sample(run, variate)
+        parts = [self._at(run, t, u) for t, u in self._points(run, variate)]
+        share = 1.0 / len(parts)
+
+        def pull(bar: float) -> Pulled:
+            theta_bar, jumps, calls = np.zeros_like(run.theta), [], 0
+            for part in parts:
+                pulled = part.pull(share * bar)
+                theta_bar += pulled.theta
+                jumps += pulled.jumps
+                calls += pulled.evaluations
+            return Pulled(theta_bar, jumps, calls)
+
+        return Term(share * sum(part.value for part in parts), sum(part.evaluations for part in parts), pull)
+
+    def _points(self, run: Run, variate: float) -> list[tuple[float, Array]]:
+        """(t_r, u_r) of every sample point."""
+        if self.sampling == "biased":
+            drawn = [(seed, held(seed, run.grid.size - 1)) for seed in self.reservoirs(variate)]
+            return [(float(run.grid[i]), run.held[seed] if seed in run.held else run.require_states("biased sampling")[i]) for seed, i in drawn]
+        if self.sampling == "saveat":
+            self.check_times(run.t, run.tspan)
+            before = run.t[run.t != run.tspan[1]].tolist()
+            return [(before[i], run.y[i]) for i in (int(share * len(before)) for share in self._shares(variate))]
+        return [(t, state_at(run, t, "unbiased sampling")) for t in self.times(run.tspan, variate)]
+
+    def _at(self, run: Run, t: float, u: Array) -> Term:
+        """r of the step from u at t."""
         bound = run.field.bind(run.theta, u.shape[0], u.dtype)
         h, evaluations = self._step_size(run, bound, t, u)
         if h == 0.0:
@@ -91,17 +144,6 @@ class LocalError(Penalty):
             return Pulled(theta_bar, [] if "state" in self.detach else [(t, u_bar)], calls)
 
         return Term(float(value), evaluations + run.method.b.size, pull)
-
-    def _sample(self, run: Run, variate: float) -> tuple[float, Array]:
-        """(t_r, u_r)."""
-        if self.sampling == "biased":
-            states = run.require_states("biased sampling")
-            inner = run.grid.size - 2
-            i = 1 + min(int(variate * inner), inner - 1) if inner > 0 else 0
-            return float(run.grid[i]), states[i]
-        (t,) = self.times(run.tspan, variate)
-        saved = np.flatnonzero(run.t == t)
-        return t, run.y[saved[0]] if saved.size else run.sol(t)
 
     def _step_size(self, run: Run, bound: Bound, t: float, u: Array) -> tuple[float, int]:
         """Signed h and the evaluations it cost."""

@@ -1,18 +1,21 @@
-"""What training minimises: a task loss of the flow's end, plus weighted penalties, with the exact gradient of both.
+"""What training minimises: a task loss of the flow, plus weighted penalties, with the exact gradient of both.
 
-    L(θ, φ) = loss(head(y(t₁); φ), target) + Σ_i λ_i(step) R_i,     y′ = f(t, y; θ),   y(t₀) = x
+    L(θ, φ) = loss(head(y(t); φ), target) + Σ_i λ_i(step) R_i,     y′ = f(t, y; θ),   y(t₀) = x
+
+seen at the end of the span, t = t₁, or at given observation times. A penalty may move the end of the span in training; predictions use the nominal one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..adjoint import discrete
-from ..checked import check_rng, check_span, check_tolerances
+from .. import adjoint as adjoints
+from ..checked import check_rng, check_saveat, check_span, check_tolerances
 from ..control import Controller, get_controller
 from ..errors import InputError
 from ..fields.protocol import Array, Field
@@ -48,8 +51,11 @@ class Objective:
 
     field      the vector field; samples X (B, n) are its initial states
     loss       "binary_cross_entropy" (one logit), "cross_entropy" (k logits) or "mean_squared_error"
-    head       a LinearHead from n to the outputs; None: the state at t₁ is the output
+    head       a LinearHead from n to the outputs; None: the state is the output
+    times      (k,) observation times in the span, in the order of integration: outputs are (B, k, ·) and targets (B, k, …), and the loss is the mean over
+               samples and times; None: the end alone, outputs (B, ·)
     penalties  any of `adaptode.regularize`
+    adjoint    which gradient of the solve, a name of `adaptode.adjoint.ADJOINTS`; adjoint_options are its own, as a dictionary
     the rest   as in `adaptode.solve`
 
     InputError, MissingDerivativeError or SingularJacobianError at construction when the parts do not fit together.
@@ -70,6 +76,9 @@ class Objective:
         dtype: str = "float64",
         max_steps: int = 10_000,
         keep: str = "states",
+        times: ArrayLike | None = None,
+        adjoint: str = "discrete",
+        adjoint_options: Mapping[str, Any] | None = None,
     ) -> None:
         if loss not in LOSSES:
             raise InputError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
@@ -94,8 +103,23 @@ class Objective:
                 raise InputError(f"penalties must be made like adaptode.LocalError(0.1); got {penalty!r}")
         names = [p.name for p in self.penalties]
         self._names = [f"{name}_{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+        self.times = None if times is None else check_saveat(times, *self.tspan, name="times")
+        if times is not None and (self.times.size == 0 or (np.diff(self.times) == 0).any()):
+            raise InputError(f"times must be at least one time, and no time twice; got {self.times.tolist()}")
+        self.adjoint, self.adjoint_options = adjoint, dict(adjoint_options or {})
+        self._gradient()
         for penalty in self.penalties:
             penalty.check(field, self.method)
+            penalty.check_times(self._observed(self.tspan), self.tspan)
+            if penalty.adjoints is not None and adjoint not in penalty.adjoints:
+                raise InputError(
+                    f"{type(penalty).__name__} needs the adjoint {' or '.join(map(repr, penalty.adjoints))}, which opens every step; got adjoint={adjoint!r}"
+                )
+        movers = [type(penalty).__name__ for penalty in self.penalties if type(penalty).span is not Penalty.span]
+        if movers and times is not None:
+            raise InputError(f"{movers[0]} moves the end of the span, and observation times are fixed: leave out one of the two")
+        if len(movers) > 1:
+            raise InputError(f"only one penalty can move the end of the span; got {' and '.join(movers)}")
         self._options: dict[str, Any] = {
             "method": self.method,
             "controller": self.controller,
@@ -124,18 +148,63 @@ class Objective:
             raise InputError(f"params must have shape ({self.n_params},); got {params.shape}")
         return params[: self.field.n_params], params[self.field.n_params :]
 
-    def solve(self, params: ArrayLike, X: ArrayLike, saveat: ArrayLike | None = None) -> Run:
-        """The flow of X (B, n), all of it stepped jointly; SolveError when it does not reach the end."""
+    def solve(
+        self, params: ArrayLike, X: ArrayLike, saveat: ArrayLike | None = None, tspan: tuple[float, float] | None = None, *, reservoirs: Collection[int] = ()
+    ) -> Run:
+        """The flow of X (B, n) over the nominal span or another, all of it stepped jointly; SolveError when it does not reach the end.
+
+        saveat  None: the observation times
+        """
         theta, _ = self.split(params)
         X = np.asarray(X, dtype=self.dtype)
-        return solve(self.field, theta, X, self.tspan, saveat=saveat, **self._options).require_success()
+        span = self.tspan if tspan is None else tspan
+        if saveat is None:
+            saveat = self._observed(span)
+        return solve(self.field, theta, X, span, saveat=saveat, reservoirs=reservoirs, **self._options).require_success()
 
     def output(self, params: ArrayLike, run: Run) -> Array:
-        """What the loss sees of a run: the head's outputs (B, k), or the states (B, n)."""
-        return self.head.value(self.split(params)[1], run.y1) if self.head else run.y1
+        """What the loss sees of a run: the head's outputs (B, ·) or the states (B, n); with observation times, of each of them, (B, k, ·)."""
+        return self._output(self.split(params)[1], run)[0]
+
+    def _output(self, phi: Array, run: Run) -> tuple[Array, Callable[[Array], tuple[list[Array], Array]]]:
+        """The output, and its transpose: cotangents (B, n) of the states at the observed times, in order, and φ̄."""
+        if self.times is None:
+            states = run.y1
+        else:
+            states = np.stack([run.y[np.flatnonzero(run.t == t)[0]] for t in self.times], axis=1)
+        flat = states.reshape(-1, self.field.n)
+        output = self.head.value(phi, flat) if self.head else flat
+
+        def transpose(output_bar: Array) -> tuple[list[Array], Array]:
+            flat_bar = output_bar.reshape(output.shape)
+            bar, phi_bar = self.head.vjp(phi, flat, flat_bar) if self.head else (flat_bar, phi)
+            bar = bar.reshape(states.shape)
+            return ([bar] if self.times is None else [np.ascontiguousarray(bar[:, i]) for i in range(self.times.size)]), phi_bar
+
+        return output.reshape(*states.shape[:-1], -1), transpose
+
+    def _loss(self, output: Array, y: ArrayLike) -> tuple[float, Array]:
+        """The loss and its gradient; labels of several times are those of so many samples."""
+        if self.times is None or self.loss == "mean_squared_error":
+            return LOSSES[self.loss](output, y)
+        y = np.asarray(y)
+        if y.shape[:2] != output.shape[:2]:
+            raise InputError(f"targets must begin with samples and observation times, {output.shape[:2]}; got shape {y.shape}")
+        return LOSSES[self.loss](output.reshape(-1, output.shape[-1]), y.reshape(-1, *y.shape[2:]))
+
+    def _observed(self, tspan: tuple[float, float]) -> Array:
+        """The times at which the loss sees the flow over a span."""
+        return np.array([tspan[1]]) if self.times is None else self.times
+
+    def _gradient(self) -> Callable[..., Any]:
+        """The adjoint, looked up when it is needed, so that one that is registered later serves too."""
+        known = adjoints.ADJOINTS
+        if not isinstance(self.adjoint, str) or self.adjoint not in known:
+            raise InputError(f"unknown adjoint {self.adjoint!r}; known: {', '.join(known)}")
+        return known[self.adjoint]
 
     def predict(self, params: ArrayLike, X: ArrayLike) -> Array:
-        """Outputs (B, k) at X, no penalty evaluated."""
+        """Outputs (B, ·) at X, or (B, k, ·) at the observation times, no penalty evaluated."""
         return self.output(params, self.solve(params, X))
 
     def value_and_grad(self, params: ArrayLike, X: ArrayLike, y: ArrayLike, *, rng: np.random.Generator, step: int = 0) -> Evaluation:
@@ -145,25 +214,37 @@ class Objective:
         """
         theta, phi = self.split(params)
         variates = [float(rng.random()) for _ in self.penalties]
-        times = {t for p, v in zip(self.penalties, variates, strict=True) for t in p.times(self.tspan, v)}
-        run = self.solve(params, X, saveat=sorted({*times, self.tspan[1]}, reverse=self.tspan[1] < self.tspan[0]))
+        span = self.tspan
+        for penalty, variate in zip(self.penalties, variates, strict=True):
+            span = penalty.span(span, variate)
+        wanted = [set(p.times(span, v)) for p, v in zip(self.penalties, variates, strict=True)]
+        observed = self._observed(span).tolist()
+        bare = self._options["keep"] == "none"
+        seeds = tuple(seed for p, v in zip(self.penalties, variates, strict=True) for seed in p.reservoirs(v) if bare)
+        saveat = sorted({*observed, *(t for times in wanted for t in times)}, reverse=span[1] < span[0])
+        run = self.solve(params, X, saveat, span, reservoirs=seeds)
 
-        output = self.output(params, run)
-        task, output_bar = LOSSES[self.loss](output, y)
-        y_bar, phi_bar = self.head.vjp(phi, run.y1, output_bar) if self.head else (output_bar, phi)
-        parts, jumps = {"task": float(task)}, []
+        output, transpose = self._output(phi, run)
+        task, output_bar = self._loss(output, y)
+        bars, phi_bar = transpose(output_bar)
+        jumps = list(zip(observed, bars, strict=True))
+        parts = {"task": float(task)}
         theta_bar, forward, backward = np.zeros_like(theta), run.nfev, 0
-        for name, penalty, variate in zip(self._names, self.penalties, variates, strict=True):
+        per_step: dict[str, Array] = {}
+        for name, penalty, variate, times in zip(self._names, self.penalties, variates, wanted, strict=True):
             weight = penalty.weight(step)
-            term = penalty.evaluate(run, variate)
+            term = penalty.evaluate(_seen(run, times.union(observed)), variate)
             parts[name] = weight * term.value
             pulled = term.pull(weight)
             theta_bar += pulled.theta
             jumps += pulled.jumps
             forward += term.evaluations
             backward += pulled.evaluations
-        if all(np.isfinite(bar).all() for bar in (y_bar, *(bar for _, bar in jumps))):
-            gradient = discrete(run, y_bar, jumps=jumps)
+            for which, bar in (("error_bar", pulled.error), ("stiffness_bar", pulled.stiffness)):
+                if bar is not None:
+                    per_step[which] = per_step.get(which, 0.0) + bar
+        if all(np.isfinite(bar).all() for bar in (*(bar for _, bar in jumps), *per_step.values())):
+            gradient = self._gradient()(run, jumps=jumps, **per_step, **self.adjoint_options)
             theta_bar += gradient.theta
             backward += gradient.evaluations
         else:  # an overflow in the head or the loss, not a wrong argument
@@ -190,6 +271,15 @@ class Objective:
             "dtype": self.dtype.name,
             "method": self.method.name,
             "controller": self.controller.name,
+            "times": None if self.times is None else self.times.tolist(),
+            "adjoint": self.adjoint,
+            "adjoint_options": {name: repr(value) for name, value in self.adjoint_options.items()},
             "penalties": [p.config() for p in self.penalties],
             **options,
         }
+
+
+def _seen(run: Run, times: set[float]) -> Run:
+    """The run with those of its outputs: what others asked for is not a penalty's to see."""
+    which = [i for i, t in enumerate(run.t.tolist()) if t in times]
+    return run if len(which) == run.t.size else replace(run, t=run.t[which], y=run.y[which])
