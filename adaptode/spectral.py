@@ -374,6 +374,11 @@ def reduced_extremes(J, bottom, s_1, u_1, v_1, certified_1, s_n, u_n, v_n, certi
 # --- one large matrix -------------------------------------------------------------------------------------------------------
 
 
+@kernel(forceinline=True)
+def _sum(s):
+    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))
+
+
 @kernel
 def _inner(x, y):
     """⟨x, y⟩ in sixteen partial sums."""
@@ -384,8 +389,7 @@ def _inner(x, y):
         one = madd(load(x, i), load(y, i), one)
         two = madd(load(x, i + WIDTH), load(y, i + WIDTH), two)
         i += 2 * WIDTH
-    s = add(one, two)
-    total = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))
+    total = _sum(add(one, two))
     while i < n:
         total += x[i] * y[i]
         i += 1
@@ -396,25 +400,69 @@ def _inner(x, y):
 def _subtract(factor, x, y):
     """y −= factor x"""
     n = x.size
-    c = full(factor)
-    i = 0
-    while i + WIDTH <= n:
-        store(y, i, msub(c, load(x, i), load(y, i)))
-        i += WIDTH
-    while i < n:
+    for i in range(n):
         y[i] -= factor * x[i]
+
+
+@kernel
+def _four_inner(a, j, n, start, stop, x, sums):
+    """sums = ⟨a_j+c [start : stop], x [start : stop]⟩ for four rows of a, flat (n, n); rows past the last count as the last."""
+    r_0, r_1, r_2, r_3 = j * n, min(j + 1, n - 1) * n, min(j + 2, n - 1) * n, min(j + 3, n - 1) * n
+    s_0 = s_1 = s_2 = s_3 = full(0.0)
+    i = start
+    while i + WIDTH <= stop:
+        x_i = load(x, i)
+        s_0, s_1 = madd(load(a, r_0 + i), x_i, s_0), madd(load(a, r_1 + i), x_i, s_1)
+        s_2, s_3 = madd(load(a, r_2 + i), x_i, s_2), madd(load(a, r_3 + i), x_i, s_3)
+        i += WIDTH
+    t_0, t_1, t_2, t_3 = _sum(s_0), _sum(s_1), _sum(s_2), _sum(s_3)
+    while i < stop:
+        t_0 += a[r_0 + i] * x[i]
+        t_1 += a[r_1 + i] * x[i]
+        t_2 += a[r_2 + i] * x[i]
+        t_3 += a[r_3 + i] * x[i]
+        i += 1
+    sums[0], sums[1], sums[2], sums[3] = t_0, t_1, t_2, t_3
+
+
+@kernel
+def _subtract_four(a, j, n, start, stop, x):
+    """x −= Σ_c x_j+c a_j+c on [start : stop], for four rows of a, flat (n, n), or those there are."""
+    r_0, r_1, r_2, r_3 = j * n, min(j + 1, n - 1) * n, min(j + 2, n - 1) * n, min(j + 3, n - 1) * n
+    f_0, f_1, f_2, f_3 = x[j], x[j + 1] if j + 1 < n else 0.0, x[j + 2] if j + 2 < n else 0.0, x[j + 3] if j + 3 < n else 0.0
+    v_0, v_1, v_2, v_3 = full(f_0), full(f_1), full(f_2), full(f_3)
+    i = start
+    while i + WIDTH <= stop:
+        total = msub(v_1, load(a, r_1 + i), msub(v_0, load(a, r_0 + i), load(x, i)))
+        store(x, i, msub(v_3, load(a, r_3 + i), msub(v_2, load(a, r_2 + i), total)))
+        i += WIDTH
+    while i < stop:
+        x[i] -= (f_0 * a[r_0 + i] + f_1 * a[r_1 + i]) + (f_2 * a[r_2 + i] + f_3 * a[r_3 + i])
         i += 1
 
 
 @kernel
-def _solve_lu(lu, swaps, transposed, x):
-    """x becomes J⁻ᵀ x, or J⁻¹ x (`transposed`), with the factors of Jᵀ as LAPACK leaves them: lu[j] is column j."""
+def _solve_lu(lu, swaps, transposed, x, sums):
+    """x becomes J⁻ᵀ x, or J⁻¹ x (`transposed`), with the factors of Jᵀ as LAPACK leaves them: lu[j] is column j. Four columns at a time."""
     n = x.size
+    a = lu.reshape(n * n)
+    last = (n - 1) // 4 * 4
     if transposed:
-        for j in range(n):
-            x[j] = (x[j] - _inner(lu[j, :j], x[:j])) / lu[j, j]
-        for j in range(n - 1, -1, -1):
-            x[j] -= _inner(lu[j, j + 1 :], x[j + 1 :])
+        for j in range(0, n, 4):
+            _four_inner(a, j, n, 0, j, x, sums)
+            for c in range(j, min(j + 4, n)):
+                total = x[c] - sums[c - j]
+                for i in range(j, c):
+                    total -= lu[c, i] * x[i]
+                x[c] = total / lu[c, c]
+        for j in range(last, -1, -4):
+            end = min(j + 4, n)
+            _four_inner(a, j, n, end, n, x, sums)
+            for c in range(end - 1, j - 1, -1):
+                total = x[c] - sums[c - j]
+                for i in range(c + 1, end):
+                    total -= lu[c, i] * x[i]
+                x[c] = total
         for j in range(n - 1, -1, -1):
             p = swaps[j]
             x[j], x[p] = x[p], x[j]
@@ -422,15 +470,22 @@ def _solve_lu(lu, swaps, transposed, x):
         for j in range(n):
             p = swaps[j]
             x[j], x[p] = x[p], x[j]
-        for j in range(n):
-            _subtract(x[j], lu[j, j + 1 :], x[j + 1 :])
-        for j in range(n - 1, -1, -1):
-            x[j] /= lu[j, j]
-            _subtract(x[j], lu[j, :j], x[:j])
+        for j in range(0, n, 4):
+            end = min(j + 4, n)
+            for c in range(j, end):
+                for i in range(c + 1, end):
+                    x[i] -= x[c] * lu[c, i]
+            _subtract_four(a, j, n, end, n, x)
+        for j in range(last, -1, -4):
+            for c in range(min(j + 4, n) - 1, j - 1, -1):
+                x[c] /= lu[c, c]
+                for i in range(j, c):
+                    x[i] -= x[c] * lu[c, i]
+            _subtract_four(a, j, n, 0, j, x)
 
 
 @kernel
-def _apply(J, lu, swaps, transposed, x, out):
+def _apply(J, lu, swaps, transposed, x, sums, out):
     """out = A x or Aᵀ x: A = J, or J⁻¹ where there are factors."""
     if lu.size == 0:
         if transposed:
@@ -439,7 +494,7 @@ def _apply(J, lu, swaps, transposed, x, out):
             np.dot(J, x, out)
     else:
         out[:] = x
-        _solve_lu(lu, swaps, not transposed, out)
+        _solve_lu(lu, swaps, not transposed, out, sums)
 
 
 @kernel
@@ -452,18 +507,18 @@ def krylov_extreme(J, lu, swaps, start, basis, u_out, v_out):
     n, steps = start.size, basis.shape[0] - 1
     d, f, x, v = np.zeros(WIDTH * steps), np.zeros(WIDTH * steps), np.empty(WIDTH * steps), np.empty(WIDTH * steps)
     work, sigma, certified = np.empty(6 * WIDTH * steps), np.empty(WIDTH), np.empty(WIDTH, np.bool_)
-    u, r, product = np.zeros(n), np.empty(n), np.empty(n)
+    u, r, product, sums = np.zeros(n), np.empty(n), np.empty(n), np.empty(4)
     basis[0] = start
     beta, check, found = 0.0, 6, False
     for k in range(steps):
-        _apply(J, lu, swaps, False, basis[k], product)
+        _apply(J, lu, swaps, False, basis[k], sums, product)
         _subtract(beta, u, product)
         alpha = math.sqrt(_inner(product, product))
         if not (alpha > 0.0 and math.isfinite(alpha)):
             break
         for i in range(n):
             u[i] = product[i] / alpha
-        _apply(J, lu, swaps, True, u, r)
+        _apply(J, lu, swaps, True, u, sums, r)
         seen = basis[: k + 1]
         before = math.sqrt(_inner(r, r))
         for _ in range(2):  # twice is enough
@@ -499,7 +554,7 @@ def krylov_extreme(J, lu, swaps, start, basis, u_out, v_out):
     norm = math.sqrt(_inner(r, r))
     for i in range(n):
         r[i] /= norm
-    _apply(J, lu, swaps, False, r, u)
+    _apply(J, lu, swaps, False, r, sums, u)
     norm = math.sqrt(_inner(u, u))
     inverted = lu.size > 0
     for i in range(n):
