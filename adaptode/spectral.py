@@ -25,7 +25,7 @@ rounding, n eps σ_1, as an SVD has. Samples that are not certified (σ_1 or σ_
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,10 @@ class Triplets(NamedTuple):
     certified: NDArray[np.bool_]
 
 
-def extremes(J: Array, bottom: bool = True) -> tuple[Triplets, Triplets | None]:
-    """The triplets of σ_1 and (if `bottom`) of σ_n of J (B, n, n), n >= 3: float64, C-contiguous, finite, with entries of size 1 at most.
+def extremes(J: Array, scale: Array, bottom: bool = True) -> tuple[Triplets, Triplets | None]:
+    """The triplets of σ_1 and (if `bottom`) of σ_n of J / scale, J (B, n, n), n >= 3: float64, C-contiguous, finite.
+
+    scale : (B,), powers of two such that no entry of J / scale is above 1
 
     Deterministic, and for every sample the same numbers whatever the others are.
     """
@@ -61,21 +63,9 @@ def extremes(J: Array, bottom: bool = True) -> tuple[Triplets, Triplets | None]:
     ends = [Triplets(np.empty(batch), np.empty((batch, n)), np.empty((batch, n)), np.zeros(batch, np.bool_)) for _ in range(2 if bottom else 1)]
     top, low = ends[0], ends[-1]
     if n <= LARGEST:
-        reduced_extremes(J, bottom, *top, *low)
+        reduced_extremes(J, scale, bottom, *top, *low)
     else:
-        from scipy.linalg.lapack import dgetrf
-
-        start = np.random.default_rng(0).standard_normal(n)
-        start /= np.linalg.norm(start)
-        steps = n // 2
-        basis = np.empty((steps + 1, n))
-        pivots, none = np.empty(0, np.int64), np.empty((0, n))
-        for b in range(batch):
-            top.sigma[b], top.certified[b] = krylov_extreme(J[b], none, pivots, start, basis, top.u[b], top.v[b])
-            if bottom:
-                lu, swaps, info = dgetrf(J[b].T)
-                if info == 0:
-                    low.sigma[b], low.certified[b] = krylov_extreme(J[b], lu.T, swaps.astype(np.int64), start, basis, low.u[b], low.v[b])
+        _krylov_extremes(J, scale, top, low if bottom else None)
     return top, low if bottom else None
 
 
@@ -344,7 +334,7 @@ def _reflect(A, n, tau, x, rows):
 
 
 @kernel
-def reduced_extremes(J, bottom, s_1, u_1, v_1, certified_1, s_n, u_n, v_n, certified_n):
+def reduced_extremes(J, scale, bottom, s_1, u_1, v_1, certified_1, s_n, u_n, v_n, certified_n):
     """`extremes` by the whole reduction."""
     batch, n, _ = J.shape
     m = WIDTH * n
@@ -353,9 +343,10 @@ def reduced_extremes(J, bottom, s_1, u_1, v_1, certified_1, s_n, u_n, v_n, certi
     sigma, certified = np.empty(WIDTH), np.empty(WIDTH, np.bool_)
     for first in range(0, batch, WIDTH):
         for l in range(WIDTH):
-            one = J[min(first + l, batch - 1)].reshape(n * n)
+            b = min(first + l, batch - 1)
+            one, factor = J[b].reshape(n * n), 1.0 / scale[b]
             for i in range(n * n):
-                A[WIDTH * i + l] = one[i]
+                A[WIDTH * i + l] = one[i] * factor
         _bidiagonalize(A, n, d, f, left, right, work)
         for end in (-1.0, 1.0):
             if end > 0.0 and not bottom:
@@ -561,3 +552,21 @@ def krylov_extreme(J, lu, swaps, start, basis, u_out, v_out):
         u[i] /= norm
         u_out[i], v_out[i] = (r[i], u[i]) if inverted else (u[i], r[i])
     return (1.0 / norm if inverted else norm), True
+
+
+def _krylov_extremes(J: Array, scale: Array, top: Triplets, bottom: Triplets | None) -> None:
+    """`extremes` by equation (6), a sample at a time."""
+    from scipy.linalg.lapack import dgetrf
+
+    n = J.shape[-1]
+    start = np.random.default_rng(0).standard_normal(n)
+    start /= np.linalg.norm(start)
+    basis, scaled = np.empty((n // 2 + 1, n)), np.empty((n, n))
+    none, no_swaps = np.empty((0, n)), np.empty(0, np.int64)
+    for b in range(J.shape[0]):
+        np.multiply(J[b], 1.0 / scale[b], out=scaled)
+        top.sigma[b], top.certified[b] = krylov_extreme(scaled, none, no_swaps, start, basis, top.u[b], top.v[b])
+        if bottom is not None:
+            lu, swaps, info = dgetrf(scaled.T)
+            if info == 0:
+                bottom.sigma[b], bottom.certified[b] = krylov_extreme(scaled, lu.T, swaps.astype(np.int64), start, basis, bottom.u[b], bottom.v[b])

@@ -11,6 +11,7 @@ from ..activations import CODES, SMOOTH, activation_code
 from ..checked import check_rng
 from ..errors import InputError, MissingDerivativeError
 from . import mlp_kernels as kernels
+from .mlp_jacobian import mlp_jacobian
 from .protocol import Array, Bound, Field
 
 _TIME_MODES = {"none": kernels.TIME_NONE, "first": kernels.TIME_FIRST, "every": kernels.TIME_EVERY}
@@ -126,8 +127,11 @@ class MLP(Field):
 
     def jacobian(self, t: float, y: Array, theta: Array) -> Array:
         y, theta = self.check(y, theta)
-        columns = np.broadcast_to(np.eye(self.n, dtype=y.dtype), (y.shape[0], self.n, self.n))
-        return np.ascontiguousarray(self._pushforward(t, y, theta, columns).transpose(0, 2, 1))
+        bound = self.bind(theta, y.shape[0], y.dtype)
+        value, kept, J = np.empty_like(y), np.empty(bound.kept, y.dtype), np.empty((y.shape[0], self.n, self.n), y.dtype)
+        bound.linearize(float(t), y.ravel(), bound.pack, value.ravel(), kept)
+        mlp_jacobian(bound.pack, y.shape[0], kept, J)
+        return J
 
     def _pushforward(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
         """J applied to (B, M, n) tangents."""

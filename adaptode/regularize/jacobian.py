@@ -2,9 +2,9 @@
 
     φ_b(t) = φ(J_b),   J_b = ∂f/∂y (t, y_b(t); θ),   φ = ‖·‖_F, σ₁, κ = σ₁/σ_n, or log κ
 
-at the initial states, along the path or at a random time: the R of `adaptode.regularize.pointwise`. With J̄_b = φ̄_b ∂φ/∂J_b of `adaptode.linalg`, the
-gradient is the bilinear form's: Σ_j ⟨J̄ e_j, J e_j⟩ with J̄ held, so that θ̄, ȳ = bilinear_vjp(u_j = e_j, w_j = J̄ e_j).
-No other second-order primitive is needed.
+at the initial states, along the path or at a random time: the R of `adaptode.regularize.pointwise`. With J̄_b = φ̄_b ∂φ/∂J_b = Σ_m w_m u_mᵀ of
+`adaptode.linalg`, the gradient is the bilinear form's: Σ_m ⟨w_m, J u_m⟩ with w and u held, so that θ̄, ȳ = bilinear_vjp(u, w); two directions m for κ, one
+for σ₁, n for ‖·‖_F. No other second-order primitive is needed.
 """
 
 from __future__ import annotations
@@ -32,19 +32,17 @@ class _JacobianPenalty(PointwisePenalty):
         if isinstance(field, MLP):
             field.require_smooth(type(self).__name__)
 
-    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], Array]]:
-        """φ(J_b), shape (B,), and its transpose."""
+    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        """φ(J_b), shape (B,), and from φ̄ the directions u and w (B, M, n) of its transpose."""
         raise NotImplementedError
 
     def pointwise(
         self, field: Field, t: float, y: Array, theta: Array, variate: float
     ) -> tuple[Array, Callable[[Array], tuple[Array, Array]], int]:
-        values, transpose = self._measure(field.jacobian(t, y, theta))
+        values, directions = self._measure(field.jacobian(t, y, theta))
 
         def pull(bar: Array) -> tuple[Array, Array]:
-            J_bar = transpose(bar)
-            u = np.broadcast_to(np.eye(field.n, dtype=y.dtype), J_bar.shape)
-            return field.bilinear_vjp(t, y, theta, u, J_bar.transpose(0, 2, 1))
+            return field.bilinear_vjp(t, y, theta, *directions(bar))
 
         return values, pull, 0
 
@@ -81,10 +79,9 @@ class JacobianNorm(_JacobianPenalty):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "kind": self.kind}
 
-    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], Array]]:
-        value, vjp = (linalg.frobenius, linalg.frobenius_vjp) if self.kind == "frobenius" else (linalg.spectral, linalg.spectral_vjp)
-        values, cache = value(J)
-        return values, lambda bar: vjp(cache, bar)
+    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        values, cache = linalg.frobenius(J) if self.kind == "frobenius" else linalg.spectral(J)
+        return values, lambda bar: linalg.directions(cache, bar)
 
 
 class ConditionNumber(_JacobianPenalty):
@@ -97,8 +94,8 @@ class ConditionNumber(_JacobianPenalty):
     at, nodes, reduce, detach
             as in `PointwisePenalty`; at="start", the default, is J at (t₀, y₀), and along the path the penalty is a mean over time
 
-    Closed form for n = 2, SVD otherwise. At κ = 1 the gradient is 0. A field whose hidden width is below n has a singular Jacobian everywhere:
-    SingularJacobianError before any work.
+    Closed form for n = 2, `adaptode.spectral` otherwise, an SVD only for samples that it does not vouch for. At κ = 1 the gradient is 0. A field whose
+    hidden width is below n has a singular Jacobian everywhere: SingularJacobianError before any work.
     """
 
     name = "condition_number"
@@ -132,8 +129,8 @@ class ConditionNumber(_JacobianPenalty):
                 f"widen its hidden layers to {field.n} or more"
             )
 
-    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], Array]]:
+    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
         values, cache = linalg.condition(J, self.floor)
         if self.log:  # (log κ)‾ = κ̄ / κ
-            return np.log(values), lambda bar: linalg.condition_vjp(cache, bar / values)
-        return values, lambda bar: linalg.condition_vjp(cache, bar)
+            return np.log(values), lambda bar: linalg.directions(cache, bar / values)
+        return values, lambda bar: linalg.directions(cache, bar)
