@@ -56,9 +56,10 @@ class Extremes(NamedTuple):
 def directions(cache: Gradient, bar: ArrayLike) -> tuple[Array, Array]:
     """The cotangent of J, bar dv/dJ = sum_m w_m u_m^T, as u and w, both (B, M, n)."""
     slope = cache.slope
-    w = (_column(_checked(cache, bar)) * slope.w).astype(cache.dtype)
-    u = np.broadcast_to(np.eye(w.shape[-1]), w.shape) if slope.u is None else slope.u
-    return u.astype(cache.dtype), w
+    w = (_column(_checked(cache, bar)) * slope.w).astype(cache.dtype, copy=False)
+    if slope.u is None:
+        return np.broadcast_to(np.eye(w.shape[-1], dtype=cache.dtype), w.shape), w
+    return slope.u.astype(cache.dtype, copy=False), w
 
 
 # --- Frobenius norm ---------------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def frobenius(J: ArrayLike) -> tuple[Array, Gradient]:
     J, scale, dtype, finite = _batch(J)
     scaled = J / _column(scale)
     norm = np.sqrt(np.einsum("bij,bij->b", scaled, scaled))
-    slope = _ratio(scaled, _column(norm)).transpose(0, 2, 1)
+    slope = np.multiply(scaled.transpose(0, 2, 1), _column(_ratio(1.0, norm)), out=np.empty_like(scaled))
     return _masked(norm * scale, Slope(slope, None), dtype, finite)
 
 
@@ -326,7 +327,7 @@ def _masked(value: Array, slope: Slope, dtype: DTypeLike, finite: NDArray[np.boo
     if not finite.all():
         value = np.where(finite, value, np.nan)
         slope = Slope(np.where(_column(finite), slope.w, np.nan), slope.u)
-    return value.astype(dtype), Gradient(slope, dtype, by_svd)
+    return value.astype(dtype, copy=False), Gradient(slope, dtype, by_svd)
 
 
 def _checked(cache: Gradient, bar: ArrayLike) -> Array:

@@ -144,10 +144,15 @@ class MLP(Field):
     def bilinear_vjp(self, t: float, y: Array, theta: Array, u: Array, w: Array) -> tuple[Array, Array]:
         self.require_smooth("bilinear_vjp")
         y, theta = self.check(y, theta)
-        u, w = self._directions(u, w, y)
+        if isinstance(u, np.ndarray) and u.ndim == 3 and u.shape == np.shape(w) and u.strides[0] == 0 and self.preactivation == "identity":
+            # broadcast over the samples, as unit vectors are: the same directions for all
+            w, _ = self._directions(w, w, y)
+            u = np.ascontiguousarray(u[0], dtype=y.dtype)
+        else:
+            u, w = self._directions(u, w, y)
         bound = self.bind(theta, y.shape[0], y.dtype)
         y_bar, theta_bar = np.zeros_like(y), np.zeros(self.n_params, y.dtype)
-        directions = u.shape[1] if u.ndim == 3 else 1
+        directions = w.shape[1] if w.ndim == 3 else 1
         kernels.mlp_bilinear(float(t), y.ravel(), bound.pack, directions, u.ravel(), w.ravel(), y_bar.ravel(), theta_bar)
         return y_bar, theta_bar
 
