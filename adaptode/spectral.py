@@ -43,6 +43,12 @@ ANGLE = CONVERGED / GAP
 RESIDUAL = 1e-13  # of (6), relative to σ
 
 
+def most_steps(n: int) -> int:
+    """Of (6), at most; an SVD costs no more."""
+    return n // 2
+
+
+
 class Triplets(NamedTuple):
     """sigma (B,), u and v (B, n) with J v = σ u, Jᵀ u = σ v, and certified (B,), False where these are not to be used."""
 
@@ -561,7 +567,7 @@ def _krylov_extremes(J: Array, scale: Array, top: Triplets, bottom: Triplets | N
     n = J.shape[-1]
     start = np.random.default_rng(0).standard_normal(n)
     start /= np.linalg.norm(start)
-    basis, scaled = np.empty((n // 2 + 1, n)), np.empty((n, n))
+    basis, scaled = np.empty((most_steps(n) + 1, n)), np.empty((n, n))
     none, no_swaps = np.empty((0, n)), np.empty(0, np.int64)
     for b in range(J.shape[0]):
         np.multiply(J[b], 1.0 / scale[b], out=scaled)
