@@ -1,23 +1,22 @@
 """Eight numbers at a time: the same arithmetic on eight independent problems, one a SIMD lane.
 
-A value of this module is a tuple of eight floats. In a kernel each operation is one on LLVM's vectors of eight, which tuples become once all is inlined, so
-that no loop has to be recognized as parallel and no sum is reordered: a lane's numbers are those it would have alone. Outside kernels (NUMBA_DISABLE_JIT,
-`py_func`) the same functions work on Python's tuples.
+In a kernel a value of this module is one of LLVM's vectors, so that no loop has to be recognized as parallel and no sum is reordered: a lane's numbers are
+those it would have alone. Outside kernels (`py_func`) it is a tuple of eight floats. Either way x[l] is one lane.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import make_array
 
 WIDTH = 8
-_LANES = types.UniTuple(types.float64, WIDTH)
 _VECTOR = ir.VectorType(ir.DoubleType(), WIDTH)
 _CONTRACT = ("contract",)
 
@@ -75,18 +74,21 @@ def where(x, y, z):
 # --- the same in kernels ----------------------------------------------------------------------------------------------------
 
 
-def _vector(builder: Any, lanes: Any) -> Any:
-    vector = ir.Constant(_VECTOR, ir.Undefined)
-    for l in range(WIDTH):
-        vector = builder.insert_element(vector, builder.extract_value(lanes, l), ir.Constant(ir.IntType(32), l))
-    return vector
+class _Lanes(types.Type):
+    """Numba's type of such a value: a vector of LLVM, also where it is carried from turn to turn of a loop, which a tuple would not be."""
+
+    def __init__(self) -> None:
+        super().__init__(name="adaptode.simd.lanes")
 
 
-def _tuple(context: Any, builder: Any, vector: Any) -> Any:
-    lanes = ir.Constant(context.get_value_type(_LANES), ir.Undefined)
-    for l in range(WIDTH):
-        lanes = builder.insert_value(lanes, builder.extract_element(vector, ir.Constant(ir.IntType(32), l)), l)
-    return lanes
+_LANES = _Lanes()
+_INLINE: dict[str, Any] = {"jit_options": {"forceinline": True}}
+
+
+@register_model(_Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VECTOR)
 
 
 def _address(context: Any, builder: Any, array: Any, a: Any, i: Any) -> Any:
@@ -99,7 +101,7 @@ def _load(typing, a, i):
     def generate(context, builder, signature, arguments):
         vector = builder.load(_address(context, builder, signature.args[0], *arguments))
         vector.align = 8
-        return _tuple(context, builder, vector)
+        return vector
 
     return _LANES(a, types.intp), generate
 
@@ -107,28 +109,49 @@ def _load(typing, a, i):
 @intrinsic
 def _store(typing, a, i, x):
     def generate(context, builder, signature, arguments):
-        made = builder.store(_vector(builder, arguments[2]), _address(context, builder, signature.args[0], *arguments[:2]))
+        made = builder.store(arguments[2], _address(context, builder, signature.args[0], *arguments[:2]))
         made.align = 8
         return context.get_dummy_value()
 
     return types.void(a, types.intp, _LANES), generate
 
 
+@intrinsic
+def _full(typing, c):
+    def generate(context, builder, signature, arguments):
+        one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH))
+
+    return _LANES(types.float64), generate
+
+
+@intrinsic
+def _lane(typing, x, l):
+    return types.float64(_LANES, types.intp), lambda context, builder, signature, arguments: builder.extract_element(*arguments)
+
+
+@overload(operator.getitem, **_INLINE)
+def _getitem(x, l):
+    if isinstance(x, _Lanes):
+        return lambda x, l: _lane(x, l)
+    return None
+
+
 def _operation(python: Callable[..., Any], build: Callable[..., Any], operands: int) -> None:
     def generate(context, builder, signature, arguments):
-        return _tuple(context, builder, build(builder, *(_vector(builder, x) for x in arguments)))
+        return build(builder, *arguments)
 
     if operands == 2:
         two = intrinsic(lambda typing, x, y: (_LANES(_LANES, _LANES), generate))
-        overload(python, jit_options={"forceinline": True})(lambda x, y: lambda x, y: two(x, y))
+        overload(python, **_INLINE)(lambda x, y: lambda x, y: two(x, y))
     else:
         three = intrinsic(lambda typing, x, y, z: (_LANES(_LANES, _LANES, _LANES), generate))
-        overload(python, jit_options={"forceinline": True})(lambda x, y, z: lambda x, y, z: three(x, y, z))
+        overload(python, **_INLINE)(lambda x, y, z: lambda x, y, z: three(x, y, z))
 
 
-overload(load, jit_options={"forceinline": True})(lambda a, i: lambda a, i: _load(a, i))
-overload(store, jit_options={"forceinline": True})(lambda a, i, x: lambda a, i, x: _store(a, i, x))
-overload(full, jit_options={"forceinline": True})(lambda c: lambda c: (c, c, c, c, c, c, c, c))
+overload(load, **_INLINE)(lambda a, i: lambda a, i: _load(a, i))
+overload(store, **_INLINE)(lambda a, i, x: lambda a, i, x: _store(a, i, x))
+overload(full, **_INLINE)(lambda c: lambda c: _full(c))
 _operation(add, lambda b, x, y: b.fadd(x, y), 2)
 _operation(sub, lambda b, x, y: b.fsub(x, y), 2)
 _operation(mul, lambda b, x, y: b.fmul(x, y), 2)

@@ -69,10 +69,17 @@ def extremes(J: Array, scale: Array, bottom: bool = True) -> tuple[Triplets, Tri
     ends = [Triplets(np.empty(batch), np.empty((batch, n)), np.empty((batch, n)), np.zeros(batch, np.bool_)) for _ in range(2 if bottom else 1)]
     top, low = ends[0], ends[-1]
     if n <= LARGEST:
-        reduced_extremes(J, scale, bottom, *top, *low)
+        reduced_extremes(J, scale, bottom, _aligned(WIDTH * n * (n + 6)), *top, *low)
     else:
         _krylov_extremes(J, scale, top, low if bottom else None)
     return top, low if bottom else None
+
+
+def _aligned(size: int) -> Array:
+    """(size,) that starts with a cache line: a vector of eight then lies in one."""
+    memory = np.empty(size + WIDTH)
+    first = -(memory.ctypes.data // 8) % WIDTH
+    return memory[first : first + size]
 
 
 # --- eight bidiagonal matrices ----------------------------------------------------------------------------------------------
@@ -340,11 +347,11 @@ def _reflect(A, n, tau, x, rows):
 
 
 @kernel
-def reduced_extremes(J, scale, bottom, s_1, u_1, v_1, certified_1, s_n, u_n, v_n, certified_n):
-    """`extremes` by the whole reduction."""
+def reduced_extremes(J, scale, bottom, memory, s_1, u_1, v_1, certified_1, s_n, u_n, v_n, certified_n):
+    """`extremes` by the whole reduction; memory of 8 n (n + 6) for what is read most."""
     batch, n, _ = J.shape
     m = WIDTH * n
-    A, work, x, v = np.empty(n * m), np.empty(6 * m), np.empty(m), np.empty(m)
+    A, work, x, v = memory[: n * m], memory[n * m :], np.empty(m), np.empty(m)
     d, f, left, right = np.empty(m), np.empty(m), np.empty(m), np.empty(m)
     sigma, certified = np.empty(WIDTH), np.empty(WIDTH, np.bool_)
     for first in range(0, batch, WIDTH):
@@ -423,10 +430,12 @@ def _four_inner(a, j, n, start, stop, x, sums):
 
 
 @kernel
-def _subtract_four(a, j, n, start, stop, x):
-    """x −= Σ_c x_j+c a_j+c on [start : stop], for four rows of a, flat (n, n), or those there are."""
+def _subtract_four(a, j, n, start, stop, factors, at, x):
+    """x −= Σ_c factors[at + c] a_j+c on [start : stop], for four rows of a, flat (n, n); fewer factors count as zeros."""
     r_0, r_1, r_2, r_3 = j * n, min(j + 1, n - 1) * n, min(j + 2, n - 1) * n, min(j + 3, n - 1) * n
-    f_0, f_1, f_2, f_3 = x[j], x[j + 1] if j + 1 < n else 0.0, x[j + 2] if j + 2 < n else 0.0, x[j + 3] if j + 3 < n else 0.0
+    size = factors.size - at
+    f_0, f_1 = factors[at], factors[at + 1] if size > 1 else 0.0
+    f_2, f_3 = factors[at + 2] if size > 2 else 0.0, factors[at + 3] if size > 3 else 0.0
     v_0, v_1, v_2, v_3 = full(f_0), full(f_1), full(f_2), full(f_3)
     i = start
     while i + WIDTH <= stop:
@@ -472,26 +481,56 @@ def _solve_lu(lu, swaps, transposed, x, sums):
             for c in range(j, end):
                 for i in range(c + 1, end):
                     x[i] -= x[c] * lu[c, i]
-            _subtract_four(a, j, n, end, n, x)
+            _subtract_four(a, j, n, end, n, x, j, x)
         for j in range(last, -1, -4):
             for c in range(min(j + 4, n) - 1, j - 1, -1):
                 x[c] /= lu[c, c]
                 for i in range(j, c):
                     x[i] -= x[c] * lu[c, i]
-            _subtract_four(a, j, n, 0, j, x)
+            _subtract_four(a, j, n, 0, j, x, j, x)
 
 
 @kernel
-def _apply(J, lu, swaps, transposed, x, sums, out):
-    """out = A x or Aᵀ x: A = J, or J⁻¹ where there are factors."""
+def _gram(J, x, sums, out):
+    """out = JᵀJ x, four rows of J at a time, which are read once."""
+    n = x.size
+    a = J.reshape(n * n)
+    out[:] = 0.0
+    for j in range(0, n, 4):
+        _four_inner(a, j, n, 0, n, x, sums)
+        for c in range(min(n - j, 4), 4):
+            sums[c] = 0.0
+        _subtract_four(a, j, n, 0, n, sums, 0, out)
+    for i in range(n):
+        out[i] = -out[i]
+
+
+@kernel
+def _apply(J, lu, swaps, x, sums, out):
+    """out = AᵀA x, A = J, or J⁻¹ where there are factors."""
     if lu.size == 0:
-        if transposed:
-            np.dot(J.T, x, out)
-        else:
-            np.dot(J, x, out)
+        _gram(J, x, sums, out)
     else:
         out[:] = x
-        _solve_lu(lu, swaps, not transposed, out, sums)
+        _solve_lu(lu, swaps, True, out, sums)
+        _solve_lu(lu, swaps, False, out, sums)
+
+
+@kernel
+def _factors(diagonal, off, size, d, f):
+    """d and f of (1), flat (size, 8), from T's diagonal and off-diagonal; a d that rounding made imaginary is 0 but for rounding."""
+    m = WIDTH * size
+    q = diagonal[size - 1]
+    smallest = 1e-300 + 1e-32 * q
+    for i in range(size - 1, -1, -1):
+        upper = 0.0
+        if i < size - 1:
+            upper = off[i] / math.sqrt(q)
+            q = diagonal[i] - upper * upper
+        q = max(q, smallest)
+        for l in range(WIDTH):
+            d[WIDTH * i + l], f[WIDTH * i + l] = math.sqrt(q), upper
+    f[m - WIDTH : m] = 0.0
 
 
 @kernel
@@ -502,61 +541,55 @@ def krylov_extreme(J, lu, swaps, start, basis, u_out, v_out):
     returns sigma, certified
     """
     n, steps = start.size, basis.shape[0] - 1
-    d, f, x, v = np.zeros(WIDTH * steps), np.zeros(WIDTH * steps), np.empty(WIDTH * steps), np.empty(WIDTH * steps)
+    d, f, x, v = np.empty(WIDTH * steps), np.empty(WIDTH * steps), np.empty(WIDTH * steps), np.empty(WIDTH * steps)
     work, sigma, certified = np.empty(6 * WIDTH * steps), np.empty(WIDTH), np.empty(WIDTH, np.bool_)
-    u, r, product, sums = np.zeros(n), np.empty(n), np.empty(n), np.empty(4)
+    diagonal, off = np.empty(steps), np.empty(steps)
+    r, product, sums = np.empty(n), np.empty(n), np.empty(4)
     basis[0] = start
-    beta, check, found = 0.0, 6, False
+    check, size, found = 6, 0, False
     for k in range(steps):
-        _apply(J, lu, swaps, False, basis[k], sums, product)
-        _subtract(beta, u, product)
-        alpha = math.sqrt(_inner(product, product))
-        if not (alpha > 0.0 and math.isfinite(alpha)):
+        _apply(J, lu, swaps, basis[k], sums, r)
+        diagonal[k] = _inner(r, basis[k])
+        if not (diagonal[k] > 0.0 and math.isfinite(diagonal[k])):
             break
-        for i in range(n):
-            u[i] = product[i] / alpha
-        _apply(J, lu, swaps, True, u, sums, r)
-        seen = basis[: k + 1]
         before = math.sqrt(_inner(r, r))
-        for _ in range(2):  # twice is enough
-            overlap = np.dot(seen, r)
-            np.dot(seen.T, overlap, product)
+        seen = basis[: k + 1]
+        for _ in range(3):  # the first pass subtracts what is known too; after it, twice is enough
+            np.dot(seen.T, np.dot(seen, r), product)
             _subtract(1.0, product, r)
-            beta = math.sqrt(_inner(r, r))
-            if beta > 0.7 * before:
+            off[k] = math.sqrt(_inner(r, r))
+            if off[k] > 0.7 * before:
                 break
-            before = beta
-        for i in range(WIDTH):
-            d[WIDTH * k + i], f[WIDTH * k + i] = alpha, 0.0
-        if k + 1 == check or k + 1 == steps or beta == 0.0:
+            before = off[k]
+        size = k + 1
+        if size == check or size == steps or off[k] == 0.0:
             check += max(3, check // 8)
-            m = WIDTH * (k + 1)
-            bidiagonal_extreme(d[:m], f[:m], k + 1, -1.0, x[:m], v[:m], work, sigma, certified)
-            if certified[0] and beta * abs(x[m - WIDTH]) <= RESIDUAL * sigma[0]:
+            _factors(diagonal, off, size, d, f)
+            m = WIDTH * size
+            bidiagonal_extreme(d[:m], f[:m], size, -1.0, x[:m], v[:m], work, sigma, certified)
+            if certified[0] and off[k] * abs(x[m - WIDTH]) <= RESIDUAL * sigma[0] ** 2:
                 found = True
                 break
-        if beta == 0.0:
+        if off[k] == 0.0:
             break
-        for i in range(WIDTH):
-            f[WIDTH * k + i] = beta
         for i in range(n):
-            basis[k + 1, i] = r[i] / beta
+            basis[k + 1, i] = r[i] / off[k]
     if not found:
         return math.nan, False
-    size = k + 1
-    weights = np.empty(size)
-    for i in range(size):
-        weights[i] = v[WIDTH * i]
-    np.dot(basis[:size].T, weights, r)
+    np.dot(basis[:size].T, np.ascontiguousarray(x[: WIDTH * size : WIDTH]), r)
     norm = math.sqrt(_inner(r, r))
     for i in range(n):
         r[i] /= norm
-    _apply(J, lu, swaps, False, r, sums, u)
-    norm = math.sqrt(_inner(u, u))
     inverted = lu.size > 0
+    if inverted:
+        product[:] = r
+        _solve_lu(lu, swaps, True, product, sums)
+    else:
+        np.dot(J, r, product)
+    norm = math.sqrt(_inner(product, product))
     for i in range(n):
-        u[i] /= norm
-        u_out[i], v_out[i] = (r[i], u[i]) if inverted else (u[i], r[i])
+        product[i] /= norm
+        u_out[i], v_out[i] = (r[i], product[i]) if inverted else (product[i], r[i])
     return (1.0 / norm if inverted else norm), True
 
 
@@ -567,12 +600,13 @@ def _krylov_extremes(J: Array, scale: Array, top: Triplets, bottom: Triplets | N
     n = J.shape[-1]
     start = np.random.default_rng(0).standard_normal(n)
     start /= np.linalg.norm(start)
-    basis, scaled = np.empty((most_steps(n) + 1, n)), np.empty((n, n))
+    basis, scaled, factors = np.empty((most_steps(n) + 1, n)), _aligned(n * n).reshape(n, n), _aligned(n * n).reshape(n, n)
     none, no_swaps = np.empty((0, n)), np.empty(0, np.int64)
     for b in range(J.shape[0]):
         np.multiply(J[b], 1.0 / scale[b], out=scaled)
         top.sigma[b], top.certified[b] = krylov_extreme(scaled, none, no_swaps, start, basis, top.u[b], top.v[b])
         if bottom is not None:
-            lu, swaps, info = dgetrf(scaled.T)
+            factors[:] = scaled
+            _, swaps, info = dgetrf(factors.T, overwrite_a=True)
             if info == 0:
-                bottom.sigma[b], bottom.certified[b] = krylov_extreme(scaled, lu.T, swaps.astype(np.int64), start, basis, bottom.u[b], bottom.v[b])
+                bottom.sigma[b], bottom.certified[b] = krylov_extreme(scaled, factors, swaps.astype(np.int64), start, basis, bottom.u[b], bottom.v[b])
