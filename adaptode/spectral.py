@@ -518,19 +518,14 @@ def _apply(J, lu, swaps, x, sums, out):
 
 @kernel
 def _factors(diagonal, off, size, d, f):
-    """d and f of (1), flat (size, 8), from T's diagonal and off-diagonal; a d that rounding made imaginary is 0 but for rounding."""
-    m = WIDTH * size
-    q = diagonal[size - 1]
-    smallest = 1e-300 + 1e-32 * q
+    """d and f of (1), flat (size, 8), from T's diagonal and off-diagonal, T moved up by some ulps so that rounding leaves it positive."""
+    shift = 16.0 * 2.2e-16 * diagonal[:size].max()
+    q = shift
     for i in range(size - 1, -1, -1):
-        upper = 0.0
-        if i < size - 1:
-            upper = off[i] / math.sqrt(q)
-            q = diagonal[i] - upper * upper
-        q = max(q, smallest)
+        upper = off[i] / math.sqrt(q) if i < size - 1 else 0.0
+        q = max((diagonal[i] + shift) - upper * upper, 0.25 * shift)
         for l in range(WIDTH):
             d[WIDTH * i + l], f[WIDTH * i + l] = math.sqrt(q), upper
-    f[m - WIDTH : m] = 0.0
 
 
 @kernel

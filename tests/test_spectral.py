@@ -211,13 +211,13 @@ def test_an_empty_batch():
 def test_gradient_through_a_field_is_the_difference_quotient(n, seed):
     rng = np.random.default_rng(seed)
     field = ao.MLP((n, 2 * n, n))
-    theta, y = field.init(rng, scale=1.5), rng.normal(size=(4, n))
+    theta, y = field.init(rng, scale=1.5), rng.normal(size=(2, n))
     s = np.linalg.svd(field.jacobian(0.0, y, theta), compute_uv=False)
-    assume((s[:, -1] / s[:, 0]).min() > 0.02 and (-np.diff(s, axis=1) / s[:, :1]).min() > 0.02)
+    assume((s[:, -1] / s[:, 0]).min() > 0.01 and min((s[:, 0] - s[:, 1]).min(), (s[:, -2] - s[:, -1]).min()) > 0.01)
     theta_dot, y_dot = rng.normal(size=theta.shape), rng.normal(size=y.shape)
     for function in (linalg.spectral, linalg.condition):
         _, cache = function(field.jacobian(0.0, y, theta))
-        y_bar, theta_bar = field.bilinear_vjp(0.0, y, theta, *linalg.directions(cache, np.full(4, 0.25)))
+        y_bar, theta_bar = field.bilinear_vjp(0.0, y, theta, *linalg.directions(cache, np.full(2, 0.5)))
         expected, error = finite_difference(
             lambda h, f=function: f(field.jacobian(0.0, y + h * y_dot, theta + h * theta_dot))[0].mean(), 0.0, 1.0, step=1e-3
         )
@@ -249,17 +249,20 @@ def test_lanes_in_python_are_those_of_the_kernels():
 
 
 @pytest.mark.parametrize("end", [-1.0, 1.0])
-def test_the_bidiagonal_kernel_as_python(end):
+def test_the_bidiagonal_kernel_as_python(end, monkeypatch):
     rng = np.random.default_rng(3)
     n = 4
     d, f = rng.normal(size=(2, n, simd.WIDTH))
     f[-1] = 0.0
     answers = []
-    for run in (spectral.bidiagonal_extreme, spectral.bidiagonal_extreme.py_func):
+    compiled = spectral.bidiagonal_extreme
+    for run in (compiled, compiled.py_func):
         x, v, work, sigma, certified = np.empty(n * 8), np.empty(n * 8), np.empty(6 * n * 8), np.empty(8), np.empty(8, bool)
         run(d.ravel(), f.ravel(), n, end, x, v, work, sigma, certified)
         answers.append((x, v, sigma))
         assert certified.all()
+        for name in ("_pivots", "_solve", "_dot", "_scale", "_power"):
+            monkeypatch.setattr(spectral, name, getattr(getattr(spectral, name), "py_func", None))
     for compiled, plain in zip(*answers, strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-12)
     B = np.stack([np.diag(d[:, l]) + np.diag(f[:-1, l], 1) for l in range(8)])
