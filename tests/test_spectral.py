@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import seeds
 
 import adaptode as ao
-from adaptode import linalg, simd, spectral
+from adaptode import bidiagonal, linalg, simd, spectral
 from adaptode.checks import finite_difference
 from adaptode.errors import SingularJacobianError
 
@@ -75,7 +75,7 @@ def test_triplets_of_known_spectra(route, kind, seed, n):
         inherent = 50 * n * EPS * s[0]
         np.testing.assert_allclose((found.sigma * scale)[sure], s[k], atol=inherent, rtol=0)
         exact = outer(U[:, k], V[:, k])[sure]
-        np.testing.assert_allclose(outer(found.u, found.v)[sure], exact, atol=2 * spectral.ANGLE + 4 * inherent / gap)
+        np.testing.assert_allclose(outer(found.u, found.v)[sure], exact, atol=2 * bidiagonal.ANGLE + 4 * inherent / gap)
 
 
 @pytest.mark.parametrize("kind", UNDECIDED)
@@ -255,14 +255,14 @@ def test_the_bidiagonal_kernel_as_python(end, monkeypatch):
     d, f = rng.normal(size=(2, n, simd.WIDTH))
     f[-1] = 0.0
     answers = []
-    compiled = spectral.bidiagonal_extreme
+    compiled = bidiagonal.bidiagonal_extreme
     for run in (compiled, compiled.py_func):
         x, v, work, sigma, certified = np.empty(n * 8), np.empty(n * 8), np.empty(6 * n * 8), np.empty(8), np.empty(8, bool)
         run(d.ravel(), f.ravel(), n, end, x, v, work, sigma, certified)
         answers.append((x, v, sigma))
         assert certified.all()
         for name in ("_pivots", "_solve", "_dot", "_scale", "_power"):
-            monkeypatch.setattr(spectral, name, getattr(getattr(spectral, name), "py_func", None))
+            monkeypatch.setattr(bidiagonal, name, getattr(getattr(bidiagonal, name), "py_func", None))
     for compiled, plain in zip(*answers, strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-12)
     B = np.stack([np.diag(d[:, l]) + np.diag(f[:-1, l], 1) for l in range(8)])
