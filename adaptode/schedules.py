@@ -1,4 +1,4 @@
-"""Schedules: a number that changes with the training step (learning rates, penalty weights).
+"""Schedules: a number that changes with the training step, or with the epoch (learning rates, penalty weights).
 
 A schedule is called with the number of steps already complete, so that `schedule(0)` is the first value used. All of
 them are frozen, comparable and JSON-able (`to_dict`, `from_dict`); values are dimensionless and never negative.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -35,6 +35,10 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         raise NotImplementedError
+
+    def by_epochs(self, steps_per_epoch: int | None) -> Schedule:
+        """The schedule where an epoch has so many steps: itself, unless it counts epochs and has not been told."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """`{"kind": "Linear", "start": ..., ...}`, ready for JSON; `from_dict` reads it back."""
@@ -114,7 +118,39 @@ class Cosine(Schedule):
         return self.start * share + self.end * (1.0 - share)
 
 
-_KINDS = {kind.__name__: kind for kind in (Constant, Linear, Exponential, InverseDecay, Cosine)}
+@dataclass(frozen=True)
+class PerEpoch(Schedule):
+    """λ(s) = schedule(e), e the number of epochs already complete: constant within an epoch, and `steps` of the schedule are epochs.
+
+    schedule         any other schedule, e.g. PerEpoch(Exponential(100.0, 10.0, 75))
+    steps_per_epoch  e = s // steps_per_epoch; None: as `adaptode.fit` counts them, which sets it
+    """
+
+    schedule: Schedule
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule) or isinstance(self.schedule, PerEpoch):
+            raise InputError(f"PerEpoch: schedule must be a schedule of the epoch such as Exponential(100.0, 10.0, 75), not {self.schedule!r}")
+        n = self.steps_per_epoch
+        if n is not None:
+            if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+                raise InputError(f"PerEpoch: steps_per_epoch must be a whole number of at least 1, or None, not {n!r}")
+            object.__setattr__(self, "steps_per_epoch", int(n))
+
+    def by_epochs(self, steps_per_epoch: int | None) -> Schedule:
+        return self if self.steps_per_epoch is not None else replace(self, steps_per_epoch=steps_per_epoch)
+
+    def __call__(self, step: int) -> float:
+        if self.steps_per_epoch is None:
+            raise InputError(f"{self!r} has not been told how many steps an epoch has; adaptode.fit does, or give steps_per_epoch=")
+        return self.schedule(step // self.steps_per_epoch)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "PerEpoch", "schedule": self.schedule.to_dict(), "steps_per_epoch": self.steps_per_epoch}
+
+
+_KINDS = {kind.__name__: kind for kind in (Constant, Linear, Exponential, InverseDecay, Cosine, PerEpoch)}
 
 
 def as_schedule(x: float | Schedule) -> Schedule:
@@ -128,10 +164,14 @@ def as_schedule(x: float | Schedule) -> Schedule:
 
 def from_dict(data: Mapping[str, Any]) -> Schedule:
     """The schedule that `to_dict` wrote. An unknown kind or wrong fields: InputError."""
+    if not isinstance(data, Mapping):
+        raise InputError(f"expected what a schedule's to_dict gives, not {data!r}")
     kind = _KINDS.get(data.get("kind", ""))
     if kind is None:
         raise InputError(f"unknown schedule {data.get('kind')!r}; known: {', '.join(_KINDS)}")
     values = {name: value for name, value in data.items() if name != "kind"}
     if set(values) != {field.name for field in fields(kind)}:
         raise InputError(f"{kind.__name__} takes {', '.join(f.name for f in fields(kind))}, not {', '.join(values)}")
+    if kind is PerEpoch:
+        values["schedule"] = from_dict(values["schedule"])
     return kind(**values)

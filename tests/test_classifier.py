@@ -58,7 +58,7 @@ def test_defaults_are_stored_as_given():
     model = NeuralODEClassifier()
     assert model.get_params() == {
         "hidden": (64, 64), "activation": "tanh", "time": "none", "method": "Dopri5", "controller": None, "rtol": 1e-3,
-        "atol": 1e-3, "t1": 1.0, "penalties": (), "learning_rate": 0.01, "weight_decay": 0.0, "batch_size": None,
+        "atol": 1e-3, "t1": 1.0, "penalties": (), "adjoint": "discrete", "learning_rate": 0.01, "weight_decay": 0.0, "batch_size": None,
         "epochs": 100, "dtype": "float64", "progress": False, "checkpoint": None, "resume": False, "random_state": None,
     }  # fmt: skip
     assert adaptode.NeuralODEClassifier is NeuralODEClassifier
@@ -276,6 +276,7 @@ def test_bad_data(moons, change, match):
         ({"hidden": (2.5,)}, "hidden must"),
         ({"penalties": LocalError(1.0)}, r"penalties=\[LocalError"),
         ({"penalties": 3}, r"penalties must be a list.*got 3"),
+        ({"adjoint": "magic"}, "unknown adjoint 'magic'; known: discrete"),
         ({"penalties": ["local"]}, "penalties must be made like"),
         ({"activation": "step"}, "step"),
         ({"time": "always"}, "time"),

@@ -8,7 +8,7 @@ import naive
 import numba
 import numpy as np
 import pytest
-from frozen import assert_directional, draw_like, field_of, frobenius, jacobian_measure, naive_jacobian
+from frozen import assert_directional, draw_like, field_of, frobenius, frozen, jacobian_measure, naive_jacobian, states_at
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import HIDDEN, Network, networks, parameters, seeds
@@ -34,6 +34,7 @@ VALUES = {
     "spectral": lambda J: np.linalg.norm(J, 2),
     "condition": lambda J: np.linalg.cond(J, 2),
     "bounded": lambda J: (np.linalg.cond(J, 2) ** -2 + 0.01) ** -0.5,
+    "log": lambda J: -0.5 * np.log(np.linalg.cond(J, 2) ** -2 + 0.01),
 }
 kinds = pytest.mark.parametrize("kind", PENALTIES)
 
@@ -249,6 +250,49 @@ def test_a_field_without_second_derivatives_is_refused_and_one_with_them_served(
     a, b = (PENALTIES[kind].evaluate(ao.solve(f, network.theta, network.y, (0.4, 1.0)), 0.5) for f in (full, mlp))
     assert a.value == b.value
     np.testing.assert_array_equal(a.pull(1.0).theta, b.pull(1.0).theta)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("at", ["start", "random", "path"])
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+@pytest.mark.parametrize("kind", ["frobenius", "spectral", "bounded", "log"])
+def test_elsewhere_and_by_the_maximum_through_the_solve(kind, reduce, at, n):
+    """Against difference quotients of the definition on the frozen grid, with NumPy's singular values."""
+    network, variate = square(n, 6), 0.3
+    make = {"frobenius": (JacobianNorm, "frobenius"), "spectral": (JacobianNorm, "spectral"), "bounded": (ConditionNumber,), "log": (ConditionNumber,)}[kind]
+    options = {"floor": 0.1} if kind == "bounded" else {"floor": 0.1, "log": True} if kind == "log" else {}
+    penalty = make[0](*make[1:], 1.0, at=at, nodes=3, reduce=reduce, **options)
+    run = ao.solve(field_of(network), network.theta, network.y, (0.4, 1.2), rtol=1e-3, atol=1e-3)
+    times = penalty.times(run.tspan, variate)
+    weights = np.polynomial.legendre.leggauss(3)[1] / 2 if at == "path" else [1.0]
+
+    def value(x, theta_dot, y_dot):
+        moved = network._replace(theta=network.theta + x * theta_dot)
+        states = states_at(run, frozen(run, moved.naive, network.y + x * y_dot), times)
+        phi = [[VALUES[kind](J) for J in naive_jacobian(network, t, y, moved.theta)] for t, y in zip(times, states, strict=True)]
+        return sum(w * (np.mean(p) if reduce == "mean" else np.max(p)) for w, p in zip(weights, phi, strict=True))
+
+    term = penalty.evaluate(run, variate)
+    pulled = term.pull(1.0)
+    through = discrete(run, jumps=pulled.jumps)
+    theta_bar, directions = pulled.theta + through.theta, draw_like(5, network.theta, network.y)
+    assert term.value == pytest.approx(value(0.0, *directions), rel=1e-9)
+    expected, error = finite_difference(lambda x: value(x, *directions), 0.0, 1.0, step=1e-3)
+    got = theta_bar @ directions[0] + np.sum(through.y0 * directions[1])
+    assert abs(got - expected) <= 10 * error + 1e-7 * (np.linalg.norm(theta_bar) + abs(expected))
+
+
+def test_log_kappa_at_a_singular_jacobian_and_at_its_minimum():
+    field = MLP((2, 2))
+    singular = ao.solve(field, np.array([1.0, 2.0, 0.5, 1.0, 0.0, 0.0]), np.ones((2, 2)), (0.0, 0.1))
+    term = ConditionNumber(1.0, floor=1e-3, log=True).evaluate(singular, 0.5)
+    assert term.value == pytest.approx(np.log(1e3), rel=1e-6) and np.isfinite(term.pull(1.0).theta).all()
+    with pytest.raises(SingularJacobianError):
+        ConditionNumber(1.0, floor=0.0, log=True).evaluate(singular, 0.5)
+    rotation = ao.solve(field, np.array([0.6, -0.8, 0.8, 0.6, 0.0, 0.0]), np.ones((1, 2)), (0.0, 1.0))
+    term = ConditionNumber(1.0, log=True).evaluate(rotation, 0.5)
+    assert term.value == pytest.approx(0.0, abs=1e-7) and not term.pull(1.0).theta.any()
+    assert ConditionNumber(1.0, log=True).name == "log_condition_number" and ConditionNumber(1.0, log=True).config()["log"] is True
 
 
 def test_arguments_names_and_config():

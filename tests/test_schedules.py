@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptode.errors import InputError
-from adaptode.schedules import Constant, Cosine, Exponential, InverseDecay, Linear, Schedule, as_schedule, from_dict
+from adaptode.schedules import Constant, Cosine, Exponential, InverseDecay, Linear, PerEpoch, Schedule, as_schedule, from_dict
 
 values = st.floats(0, 1e6, allow_subnormal=False)
 positive = st.floats(1e-6, 1e6)
@@ -19,7 +19,8 @@ with_ends = st.one_of(
     st.builds(Exponential, positive, positive, lengths),
     st.builds(Cosine, values, values, lengths),
 )
-every = st.one_of(with_ends, st.builds(Constant, values), st.builds(InverseDecay, values, values))
+by_step = st.one_of(with_ends, st.builds(Constant, values), st.builds(InverseDecay, values, values))
+every = st.one_of(by_step, st.builds(PerEpoch, by_step, st.one_of(st.none(), lengths)))
 
 
 @given(with_ends, st.integers(0, 10_000))
@@ -98,10 +99,31 @@ def test_exponential_cannot_reach_zero(ends):
         Exponential(*ends, 10)
 
 
-@pytest.mark.parametrize("data", [{}, {"kind": "Step"}, {"kind": "Constant"}, {"kind": "Constant", "value": 1, "x": 2}])
+@pytest.mark.parametrize(
+    "data",
+    [{}, {"kind": "Step"}, {"kind": "Constant"}, {"kind": "Constant", "value": 1, "x": 2}, {"kind": "PerEpoch", "schedule": 1, "steps_per_epoch": 2}],
+)
 def test_bad_dicts(data):
     with pytest.raises(InputError):
         from_dict(data)
+
+
+@given(by_step, st.integers(1, 50), st.integers(0, 500))
+def test_per_epoch_is_the_schedule_of_complete_epochs(schedule, n, step):
+    for told in (PerEpoch(schedule, n), PerEpoch(schedule).by_epochs(n), PerEpoch(schedule, n).by_epochs(n + 1)):
+        assert told(step) == schedule(step // n)
+    assert schedule.by_epochs(n) is schedule
+
+
+def test_per_epoch_needs_to_be_told():
+    with pytest.raises(InputError, match="has not been told how many steps an epoch has; adaptode.fit does, or give steps_per_epoch="):
+        PerEpoch(Constant(1.0))(0)
+    for bad in (1.0, PerEpoch(Constant(1.0)), None):
+        with pytest.raises(InputError, match="schedule of the epoch"):
+            PerEpoch(bad)
+    for n in (0, 1.5, True, "3"):
+        with pytest.raises(InputError, match="steps_per_epoch must be a whole number"):
+            PerEpoch(Constant(1.0), n)
 
 
 def test_the_base_is_abstract():

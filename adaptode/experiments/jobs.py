@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError
 from ..fields import MLP
 from ..ivp import solve_ivp
-from ..regularize import ConditionNumber, JacobianNorm, LocalError
+from ..regularize import ConditionNumber, Directional, GlobalError, JacobianNorm, LocalError
 from ..training.heads import LinearHead
 from ..training.objective import Objective
 
@@ -100,6 +100,9 @@ def warm_up(dtypes: Iterable[str] = ("float64", "float32")) -> None:
         JacobianNorm("frobenius", 1.0),
         JacobianNorm("spectral", 1.0),
         ConditionNumber(1.0),
+        JacobianNorm("frobenius", 1.0, at="end_to_end"),
+        Directional(1.0),
+        GlobalError(1.0),
     )
     for dtype in dtypes:
         objective = Objective(MLP((2, 4, 2)), "binary_cross_entropy", head=LinearHead(2, 1), penalties=penalties, dtype=dtype)

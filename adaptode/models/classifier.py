@@ -48,6 +48,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
     method, controller, rtol, atol : as in `adaptode.solve`
     t1            : end of the flow, > 0
     penalties     : of `adaptode.regularize`, e.g. [LocalError(1.0)]
+    adjoint       : which gradient of the solve, a name of `adaptode.adjoint.ADJOINTS`
     learning_rate : number or schedule of the step; with weight_decay, for AdamW
     batch_size    : samples a step; None: all
     epochs        : passes over the samples
@@ -75,6 +76,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
         atol: float = 1e-3,
         t1: float = 1.0,
         penalties: Sequence[Penalty] = (),
+        adjoint: str = "discrete",
         learning_rate: float | Schedule = 0.01,
         weight_decay: float = 0.0,
         batch_size: int | None = None,
@@ -94,6 +96,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
         self.atol = atol
         self.t1 = t1
         self.penalties = penalties
+        self.adjoint = adjoint
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.batch_size = batch_size
@@ -176,6 +179,7 @@ class NeuralODEClassifier(ClassifierMixin, BaseEstimator):
             rtol=self.rtol,
             atol=self.atol,
             penalties=self.penalties,
+            adjoint=self.adjoint,
             dtype=self.dtype,
         )
 

@@ -3,8 +3,22 @@
 from .base import Penalty, Pulled, Term
 from .global_error import GlobalError
 from .jacobian import ConditionNumber, JacobianNorm
+from .kinetic import Directional, JacobianFrobenius, Kinetic
 from .local_error import LocalError
 from .pointwise import PointwisePenalty
 from .steer import Steer
 
-__all__ = ["ConditionNumber", "GlobalError", "JacobianNorm", "LocalError", "Penalty", "PointwisePenalty", "Pulled", "Steer", "Term"]
+__all__ = [
+    "ConditionNumber",
+    "Directional",
+    "GlobalError",
+    "JacobianFrobenius",
+    "JacobianNorm",
+    "Kinetic",
+    "LocalError",
+    "Penalty",
+    "PointwisePenalty",
+    "Pulled",
+    "Steer",
+    "Term",
+]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
+from ..fields.mlp import MLP
 from ..fields.protocol import Array, Field
 from ..schedules import Schedule, as_schedule
 from ..solution import Run
@@ -20,7 +21,6 @@ class Pulled(NamedTuple):
     theta (P,)                 θ̄ of its own
     jumps [(t, ȳ (B, n))]      cotangents of states at times of the span, for whichever adjoint is in use
     error, stiffness (m,)      cotangents of the scaled error and stiffness estimate of each accepted step, for the discrete adjoint
-    y0 (B, n)                  ȳ₀ of its own, beside what the jumps give
     """
 
     theta: Array
@@ -28,7 +28,6 @@ class Pulled(NamedTuple):
     evaluations: int
     error: Array | None = None
     stiffness: Array | None = None
-    y0: Array | None = None
 
 
 class Term(NamedTuple):
@@ -98,6 +97,13 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
 def detached(detach: str | Iterable[str], choices: tuple[str, ...]) -> tuple[str, ...]:
     """The names in `detach`, each one of `choices`."""
     return tuple(one_of("each of detach", d, choices) for d in ([detach] if isinstance(detach, str) else detach))
+
+
+def require_second(field: Field, what: str, *derivatives: str) -> None:
+    """MissingDerivativeError unless the field has these derivatives, and smooth activations where it is an MLP."""
+    field.require(*derivatives)
+    if isinstance(field, MLP):
+        field.require_smooth(what)
 
 
 def seed_of(variate: float) -> int:

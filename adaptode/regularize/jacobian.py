@@ -2,9 +2,10 @@
 
     φ_b(t) = φ(J_b),   J_b = ∂f/∂y (t, y_b(t); θ),   φ = ‖·‖_F, σ₁, κ = σ₁/σ_n, or log κ
 
-at the initial states, along the path or at a random time: the R of `adaptode.regularize.pointwise`. With J̄_b = φ̄_b ∂φ/∂J_b = Σ_m w_m u_mᵀ of
-`adaptode.linalg`, the gradient is the bilinear form's: Σ_m ⟨w_m, J u_m⟩ with w and u held, so that θ̄, ȳ = bilinear_vjp(u, w); two directions m for κ, one
-for σ₁, n for ‖·‖_F. No other second-order primitive is needed.
+at the initial states, along the path or at a random time: the R of `adaptode.regularize.pointwise`; or of J at the end of the span composed with the flow,
+J_b ∂y_b(t₁)/∂y_b(t₀) ("end_to_end"): see `adaptode.regularize.sensitivity`. With J̄_b = φ̄_b ∂φ/∂J_b = Σ_m w_m u_mᵀ of `adaptode.linalg`, the gradient is the
+bilinear form's: Σ_m ⟨w_m, J u_m⟩ with w and u held, so that θ̄, ȳ = bilinear_vjp(u, w); two directions m for κ, one for σ₁, n for ‖·‖_F.
+No other second-order primitive is needed.
 """
 
 from __future__ import annotations
@@ -19,18 +20,41 @@ from ..errors import InputError, SingularJacobianError
 from ..fields.mlp import MLP
 from ..fields.protocol import Array, Field
 from ..schedules import Schedule
+from ..solution import Run
 from ..tableau import Tableau
-from .base import one_of
+from .base import Pulled, Term, one_of, require_second
 from .pointwise import PointwisePenalty
+from .sensitivity import EndToEnd
 
 
 class _JacobianPenalty(PointwisePenalty):
-    """A function of the Jacobian at points of the path."""
+    """A function of the Jacobian at points of the path, or of the end-to-end sensitivity."""
+
+    places = ("start", "random", "path", "end_to_end")
+
+    def __init__(self, weight: float | Schedule, *, at: str, nodes: int, reduce: str, detach: str | Iterable[str]) -> None:
+        super().__init__(weight, at=at, nodes=nodes, reduce=reduce, detach=detach)
+        if at == "end_to_end" and self.detach:
+            raise InputError(f'{type(self).__name__}(at="end_to_end") is a derivative of the flow itself: its state cannot be detached')
+
+    def times(self, tspan: tuple[float, float], variate: float) -> tuple[float, ...]:
+        return (tspan[0],) if self.at == "end_to_end" else super().times(tspan, variate)
+
+    def evaluate(self, run: Run, variate: float) -> Term:
+        if self.at != "end_to_end":
+            return super().evaluate(run, variate)
+        sensitivity = EndToEnd(run, f'{type(self).__name__}(at="end_to_end")')
+        values, directions = self._measure(sensitivity.M)
+
+        def pull(bar: float) -> Pulled:
+            u, w = directions(self._spread(values, bar))
+            y0_bar, theta_bar, calls = sensitivity.vjp(w.transpose(0, 2, 1) @ u)
+            return Pulled(theta_bar, [(run.tspan[0], y0_bar)], calls)
+
+        return Term(float(getattr(values, self.reduce)()), sensitivity.evaluations, pull)
 
     def check(self, field: Field, method: Tableau) -> None:
-        field.require("jacobian", "bilinear_vjp")
-        if isinstance(field, MLP):
-            field.require_smooth(type(self).__name__)
+        require_second(field, type(self).__name__, "jacobian", "bilinear_vjp")
 
     def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
         """φ(J_b), shape (B,), and from φ̄ the directions u and w (B, M, n) of its transpose."""
@@ -53,7 +77,8 @@ class JacobianNorm(_JacobianPenalty):
     kind    which norm
     weight  λ, a number or a schedule
     at, nodes, reduce, detach
-            as in `PointwisePenalty`; at="start", the default, is J at (t₀, y₀), and along the path the penalty is a mean over time
+            as in `PointwisePenalty`; at="start", the default, is J at (t₀, y₀), and along the path the penalty is a mean over time; at="end_to_end" takes
+            J ∂y(t₁)/∂y(t₀), with J at the end, in the place of J: the sensitivity of the final slope to the initial state
 
     At J = 0 the gradient is 0; where the largest singular value is repeated, one of its subgradients. MissingDerivativeError for a field without
     second derivatives (relu, or a user's field without `jacobian` and `bilinear_vjp`).
@@ -92,7 +117,8 @@ class ConditionNumber(_JacobianPenalty):
             δ = 0 is κ itself, and a singular Jacobian then a SingularJacobianError
     log     log κ_δ in the place of κ_δ: a sample that is nearly singular weighs no more than its order of magnitude
     at, nodes, reduce, detach
-            as in `PointwisePenalty`; at="start", the default, is J at (t₀, y₀), and along the path the penalty is a mean over time
+            as in `PointwisePenalty`; at="start", the default, is J at (t₀, y₀), and along the path the penalty is a mean over time; at="end_to_end" takes
+            J ∂y(t₁)/∂y(t₀), with J at the end, in the place of J: the sensitivity of the final slope to the initial state
 
     Closed form for n = 2, `adaptode.spectral` otherwise, an SVD only for samples that it does not vouch for. At κ = 1 the gradient is 0. A field whose
     hidden width is below n has a singular Jacobian everywhere: SingularJacobianError before any work.

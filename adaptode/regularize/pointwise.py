@@ -35,6 +35,7 @@ class PointwisePenalty(Penalty):
     pullbacks: how many of the field's pullbacks the transpose takes a node.
     """
 
+    places: tuple[str, ...] = ("start", "random", "path")
     integral = False
     pullbacks = 0
 
@@ -48,7 +49,7 @@ class PointwisePenalty(Penalty):
         detach: str | Iterable[str] = (),
     ) -> None:
         super().__init__(weight)
-        self.at = one_of("at", at, ("start", "random", "path"))
+        self.at = one_of("at", at, self.places)
         if isinstance(nodes, bool) or not isinstance(nodes, Integral) or nodes < 1:
             raise InputError(f"nodes must be a whole number of at least 1; got {nodes!r}")
         self.nodes = int(nodes)

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -68,6 +69,7 @@ def fit(
 
     objective     : with `n_params`, `init(rng) -> params`, `config() -> dict` for JSON, and
                     `value_and_grad(params, X, y, *, rng, step) -> Evaluation`
+                    and, for `PerEpoch` weights, `by_epochs(steps_per_epoch) -> objective`
     X, y          : arrays of one length N, real and finite
     params        : (P,) float start, copied; default `objective.init`
     epochs, steps : how long; exactly one of them, counted from the very beginning when resuming
@@ -126,6 +128,11 @@ class _Training:
     def __init__(
         self, objective: Any, optimizer: Optimizer, batches: Batches, folder: str | os.PathLike | None
     ) -> None:
+        if hasattr(objective, "by_epochs"):
+            objective = objective.by_epochs(batches.per_epoch)
+        rate = optimizer.learning_rate.by_epochs(batches.per_epoch)
+        if rate is not optimizer.learning_rate:
+            optimizer = replace(optimizer, learning_rate=rate)
         self.objective, self.optimizer, self.batches, self.folder = objective, optimizer, batches, folder
         self.history = History()
         self.saved_step: int | None = None

@@ -7,6 +7,7 @@ seen at the end of the span, t = t₁, or at given observation times. A penalty 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -108,6 +109,7 @@ class Objective:
             raise InputError(f"times must be at least one time, and no time twice; got {self.times.tolist()}")
         self.adjoint, self.adjoint_options = adjoint, dict(adjoint_options or {})
         self._gradient()
+        self.steps_per_epoch: int | None = None
         for penalty in self.penalties:
             penalty.check(field, self.method)
             penalty.check_times(self._observed(self.tspan), self.tspan)
@@ -129,6 +131,12 @@ class Objective:
             "keep": keep,
         }
         self.n_params = field.n_params + (head.n_params if head else 0)
+
+    def by_epochs(self, steps_per_epoch: int) -> Objective:
+        """The same objective where an epoch has so many steps: what a penalty's `PerEpoch` weight counts by. `adaptode.fit` asks for it."""
+        twin = copy.copy(self)
+        twin.steps_per_epoch = steps_per_epoch
+        return twin
 
     def init(self, rng: np.random.Generator | int | None = None) -> Array:
         """Initial parameters (P,): the field's own initialisation, then the head's."""
@@ -213,13 +221,14 @@ class Objective:
         rng   draws one uniform variate a penalty;  step   the training step, which sets the schedules of the λ
         """
         theta, phi = self.split(params)
+        weights = [penalty.weight.by_epochs(self.steps_per_epoch)(step) for penalty in self.penalties]
         variates = [float(rng.random()) for _ in self.penalties]
         span = self.tspan
         for penalty, variate in zip(self.penalties, variates, strict=True):
             span = penalty.span(span, variate)
         wanted = [set(p.times(span, v)) for p, v in zip(self.penalties, variates, strict=True)]
         observed = self._observed(span).tolist()
-        bare = self._options["keep"] == "none"
+        bare = self._options["keep"] not in ("states", "stages")
         seeds = tuple(seed for p, v in zip(self.penalties, variates, strict=True) for seed in p.reservoirs(v) if bare)
         saveat = sorted({*observed, *(t for times in wanted for t in times)}, reverse=span[1] < span[0])
         run = self.solve(params, X, saveat, span, reservoirs=seeds)
@@ -227,24 +236,24 @@ class Objective:
         output, transpose = self._output(phi, run)
         task, output_bar = self._loss(output, y)
         bars, phi_bar = transpose(output_bar)
-        jumps = list(zip(observed, bars, strict=True))
+        jumps = dict(zip(observed, bars, strict=True))
         parts = {"task": float(task)}
         theta_bar, forward, backward = np.zeros_like(theta), run.nfev, 0
         per_step: dict[str, Array] = {}
-        for name, penalty, variate, times in zip(self._names, self.penalties, variates, wanted, strict=True):
-            weight = penalty.weight(step)
+        for name, penalty, weight, variate, times in zip(self._names, self.penalties, weights, variates, wanted, strict=True):
             term = penalty.evaluate(_seen(run, times.union(observed)), variate)
             parts[name] = weight * term.value
             pulled = term.pull(weight)
             theta_bar += pulled.theta
-            jumps += pulled.jumps
+            for t, bar in pulled.jumps:  # one jump a time: a continuous adjoint stops at each
+                jumps[t] = jumps[t] + bar if t in jumps else bar
             forward += term.evaluations
             backward += pulled.evaluations
             for which, bar in (("error_bar", pulled.error), ("stiffness_bar", pulled.stiffness)):
                 if bar is not None:
                     per_step[which] = per_step.get(which, 0.0) + bar
-        if all(np.isfinite(bar).all() for bar in (*(bar for _, bar in jumps), *per_step.values())):
-            gradient = self._gradient()(run, jumps=jumps, **per_step, **self.adjoint_options)
+        if all(np.isfinite(bar).all() for bar in (*jumps.values(), *per_step.values())):
+            gradient = self._gradient()(run, jumps=list(jumps.items()), **per_step, **self.adjoint_options)
             theta_bar += gradient.theta
             backward += gradient.evaluations
         else:  # an overflow in the head or the loss, not a wrong argument
