@@ -127,6 +127,9 @@ def test_equal_to_the_svd_route_in_value_and_gradient(route, seed, n):
         np.testing.assert_allclose(value, expected, rtol=1e-10)
         ours, theirs = vjp(cache, np.ones(11)), vjp(reference, np.ones(11))
         assert np.linalg.norm(ours - theirs) <= 1e-8 * np.linalg.norm(theirs)
+    U, s, Vt = np.linalg.svd(J)
+    top, low, s_1, s_n = outer(U[:, :, 0], Vt[:, 0]), outer(U[:, :, -1], Vt[:, -1]), s[:, :1, None], s[:, -1:, None]
+    assert np.linalg.norm(ours - (top / s_n - s_1 / s_n**2 * low)) <= 1e-8 * np.linalg.norm(ours)
 
 
 def by_svd(function, J):
