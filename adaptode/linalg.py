@@ -1,9 +1,13 @@
-"""Singular values of many small matrices, and the gradients of what is made of them.
+"""Singular values of many matrices, and the gradients of what is made of them.
 
 Each quantity is a pair: `foo(J) -> (value, cache)` with value (B,), and `foo_vjp(cache, bar) -> J_bar` with bar (B,),
 J_bar like J. J is (B, n, n), float64 or float32, one matrix a sample; the work is done in float64 and returned in J's
-dtype. n = 1 is trivial, n = 2 a closed form without an SVD, n > 2 `numpy.linalg.svd`. A sample with a NaN or inf in it
-has the value NaN and a gradient of NaN; the others are not touched by it.
+dtype. n = 1 is trivial, n = 2 a closed form, n > 2 `adaptode.spectral`, and `numpy.linalg.svd` for the samples that it
+does not vouch for (`cache.by_svd` says how many). A sample with a NaN or inf in it has the value NaN and a gradient of
+NaN; the others are not touched by it.
+
+J_bar is a sum of few outer products, sum_m w_m u_m^T: two for kappa, one for the spectral norm. `directions(cache, bar)`
+gives u and w, which is all that a field's `bilinear_vjp` needs: sum_m <w_m, J u_m> = <J_bar, J>.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from ._jit import JIT_DISABLED
 from .errors import InputError, SingularJacobianError
+from .spectral import Triplets, extremes
 
 Array = NDArray[np.float64]
 
@@ -21,20 +27,39 @@ Array = NDArray[np.float64]
 _quiet = np.errstate(over="ignore", under="ignore")
 
 
-class Gradient(NamedTuple):
-    """What a VJP keeps of its forward: d value / d J, (B, n, n), and the dtype of J."""
+class Slope(NamedTuple):
+    """A gradient with respect to J in few directions, sum_m w_m u_m^T: w and u are (B, M, n). u = None: the n unit vectors."""
 
-    slope: Array
+    w: Array
+    u: Array | None
+
+
+class Gradient(NamedTuple):
+    """What a VJP keeps of its forward: d value / d J, the dtype of J, and the number of samples that took an SVD."""
+
+    slope: Slope
     dtype: DTypeLike
+    by_svd: int = 0
 
 
 class Extremes(NamedTuple):
-    """The largest and smallest singular values, (B,), and their gradients with respect to J, (B, n, n)."""
+    """The largest and smallest singular values, (B,), their gradients with respect to J, and how many took an SVD."""
 
     largest: Array
     smallest: Array
-    d_largest: Array
-    d_smallest: Array
+    d_largest: Slope
+    d_smallest: Slope
+    by_svd: int = 0
+
+
+@_quiet
+def directions(cache: Gradient, bar: ArrayLike) -> tuple[Array, Array]:
+    """The cotangent of J, bar dv/dJ = sum_m w_m u_m^T, as u and w, both (B, M, n)."""
+    slope = cache.slope
+    w = (_column(_checked(cache, bar)) * slope.w).astype(cache.dtype, copy=False)
+    if slope.u is None:
+        return np.broadcast_to(np.eye(w.shape[-1], dtype=cache.dtype), w.shape), w
+    return slope.u.astype(cache.dtype, copy=False), w
 
 
 # --- Frobenius norm ---------------------------------------------------------------------------------------------------
@@ -51,11 +76,11 @@ def frobenius(J: ArrayLike) -> tuple[Array, Gradient]:
 
     Not differentiable at J = 0, where the gradient is taken to be 0. Entries from 1e-300 to 1e300 are safe.
     """
-    J, dtype, finite = _batch(J)
-    scaled, scale = _scaled(J)
+    J, scale, dtype, finite = _batch(J)
+    scaled = J / _column(scale)
     norm = np.sqrt(np.einsum("bij,bij->b", scaled, scaled))
-    slope = _ratio(scaled, norm[:, np.newaxis, np.newaxis])
-    return _masked(norm * scale, slope, dtype, finite)
+    slope = np.multiply(scaled.transpose(0, 2, 1), _column(_ratio(1.0, norm)), out=np.empty_like(scaled))
+    return _masked(norm * scale, Slope(slope, None), dtype, finite)
 
 
 def frobenius_vjp(cache: Gradient, bar: ArrayLike) -> Array:
@@ -78,10 +103,9 @@ def spectral(J: ArrayLike) -> tuple[Array, Gradient]:
     Not differentiable where s_1 = s_2. There the result is an element of the subdifferential: u v^T of one pair of
     singular vectors for n > 2, the mean of the two for n = 2, and 0 at J = 0.
     """
-    J, dtype, finite = _batch(J)
-    scaled, scale = _scaled(J)
-    ends = _extremes(scaled)
-    return _masked(ends.largest * scale, ends.d_largest, dtype, finite)
+    J, scale, dtype, finite = _batch(J)
+    ends = _extremes(J, scale, smallest=False)
+    return _masked(ends.largest * scale, ends.d_largest, dtype, finite, ends.by_svd)
 
 
 def spectral_vjp(cache: Gradient, bar: ArrayLike) -> Array:
@@ -114,10 +138,9 @@ def condition(J: ArrayLike, floor: float = 0.0) -> tuple[Array, Gradient]:
     """
     if not 0.0 <= floor < np.inf:
         raise InputError(f"floor must be a number >= 0, not {floor!r}")
-    J, dtype, finite = _batch(J)
+    J, scale, dtype, finite = _batch(J)
     n = J.shape[-1]
-    scaled, scale = _scaled(J)
-    ends = _extremes(scaled)
+    ends = _extremes(J, scale)
     singular = ends.largest == 0.0
     if floor == 0.0:
         singular |= ends.smallest <= n * np.finfo(dtype).eps * ends.largest
@@ -125,11 +148,11 @@ def condition(J: ArrayLike, floor: float = 0.0) -> tuple[Array, Gradient]:
         _refuse(singular, ends, scale)
     r = ends.smallest / ends.largest
     kappa = 1.0 / np.hypot(r, floor)
-    d_r = (ends.d_smallest - _column(r) * ends.d_largest) / _column(ends.largest)
     tie = 1.0 - r <= n * np.finfo(np.float64).eps
-    slope = np.where(_column(tie), 0.0, _column(-(kappa**3) * r) * d_r)
+    outer = np.where(tie, 0.0, -(kappa**3) * r) / ends.largest  # times dr/dJ s_1
     # of scaled J; J's own is larger by 1 / scale
-    return _masked(kappa, slope / _column(scale), dtype, finite)
+    slope = _combined(outer / scale, ends.d_smallest, -outer * r / scale, ends.d_largest)
+    return _masked(kappa, slope, dtype, finite, ends.by_svd)
 
 
 def condition_vjp(cache: Gradient, bar: ArrayLike) -> Array:
@@ -167,25 +190,61 @@ def singular_values_2x2(J: ArrayLike) -> tuple[Array, Array]:
 
     s_2 is computed in its second form, with det J to full accuracy: p - m cancels.
     """
-    J, dtype, finite = _batch(J)
+    J, scale, dtype, finite = _batch(J)
     if J.shape[-1] != 2:
         raise InputError(f"J must have shape (B, 2, 2), not {J.shape}")
-    scaled, scale = _scaled(J)
-    ends = _extremes_2x2(scaled)
+    ends = _extremes_2x2(J / _column(scale))
     out = [np.where(finite, s * scale, np.nan).astype(dtype) for s in (ends.largest, ends.smallest)]
     return out[0], out[1]
 
 
-def _extremes(J: Array) -> Extremes:
+def _extremes(J: Array, scale: Array, smallest: bool = True) -> Extremes:
+    """Of J / scale."""
     n = J.shape[-1]
+    if n > 2 and not JIT_DISABLED:
+        return _extremes_certified(J, scale, smallest)
+    J = J / _column(scale)
     if n == 1:
-        return Extremes(np.abs(J[:, 0, 0]), np.abs(J[:, 0, 0]), np.sign(J), np.sign(J))
+        return Extremes(np.abs(J[:, 0, 0]), np.abs(J[:, 0, 0]), Slope(np.sign(J), None), Slope(np.sign(J), None))
     return _extremes_2x2(J) if n == 2 else _extremes_svd(J)
+
+
+def _extremes_certified(J: Array, scale: Array, smallest: bool) -> Extremes:
+    """By `spectral.extremes`; by an SVD for the samples that it does not certify, and where J could be singular but for rounding."""
+    top, bottom = extremes(J, scale, smallest)
+    left = ~top.certified
+    if bottom is None:
+        bottom = top  # not asked for, and not looked at
+    else:
+        with np.errstate(invalid="ignore"):
+            left |= ~(bottom.certified & (bottom.sigma > 64 * J.shape[-1] * np.finfo(np.float64).eps * top.sigma))
+    count = np.count_nonzero(left)
+    if count:
+        U, s, Vt = np.linalg.svd(J[left] / _column(scale[left]))
+        for triplets, k in ((top, 0), (bottom, -1)):
+            triplets.sigma[left], triplets.u[left], triplets.v[left] = s[:, k], U[:, :, k], Vt[:, k]
+            if bottom is top:
+                break
+    return Extremes(top.sigma, bottom.sigma, _rank_one(top), _rank_one(bottom), count)
+
+
+def _rank_one(triplets: Triplets) -> Slope:
+    """d sigma / dJ = u v^T"""
+    return Slope(triplets.u[:, np.newaxis], triplets.v[:, np.newaxis])
 
 
 def _extremes_svd(J: Array) -> Extremes:
     U, s, Vt = np.linalg.svd(J)
-    return Extremes(s[:, 0], s[:, -1], _outer(U[:, :, 0], Vt[:, 0]), _outer(U[:, :, -1], Vt[:, -1]))
+    ends = (Slope(U[:, np.newaxis, :, k], Vt[:, np.newaxis, k]) for k in (0, -1))
+    return Extremes(s[:, 0], s[:, -1], *ends, by_svd=len(J))
+
+
+def _combined(a: Array, x: Slope, b: Array, y: Slope) -> Slope:
+    """a x + b y, a and b (B,)"""
+    left, right = _column(a) * x.w, _column(b) * y.w
+    if x.u is None or y.u is None:
+        return Slope(left + right, None)
+    return Slope(np.concatenate([left, right], axis=1), np.concatenate([x.u, y.u], axis=1))
 
 
 def _extremes_2x2(J: Array) -> Extremes:
@@ -204,8 +263,9 @@ def _extremes_2x2(J: Array) -> Extremes:
     x, y, u, v = _ratio(x, p), _ratio(y, p), _ratio(u, m), _ratio(v, m)
     d_p = np.stack([x, y, -y, x], axis=-1).reshape(J.shape)
     d_m = np.stack([u, v, v, -u], axis=-1).reshape(J.shape)
+    d_1, d_2 = (Slope(d.transpose(0, 2, 1), None) for d in ((d_p + d_m) / 2, _column(np.sign(det)) * (d_p - d_m) / 2))
     # s_2 <= s_1 holds but for rounding at a tie
-    return Extremes(largest, np.minimum(smallest, largest), (d_p + d_m) / 2, _column(np.sign(det)) * (d_p - d_m) / 2)
+    return Extremes(largest, np.minimum(smallest, largest), d_1, d_2)
 
 
 def _determinant(a: Array, b: Array, c: Array, d: Array) -> Array:
@@ -232,32 +292,30 @@ def _split(x: Array) -> tuple[Array, Array]:
 # --- shapes, scale, zeros ---------------------------------------------------------------------------------------------
 
 
-def _batch(J: ArrayLike) -> tuple[Array, DTypeLike, NDArray[np.bool_]]:
-    """J in float64 with the identity for non-finite samples, the dtype to answer in, and which samples are finite."""
+def _batch(J: ArrayLike) -> tuple[Array, Array, DTypeLike, NDArray[np.bool_]]:
+    """J in float64 with the identity for non-finite samples, its scale, the dtype to answer in, and which samples are finite.
+
+    J / scale has entries at most 1; scale (B,) are powers of two, so that the division is exact. J = 0 has scale 1.
+    """
     given = np.asarray(J)
     if given.ndim != 3 or given.shape[1] != given.shape[2] or given.shape[1] == 0 or given.dtype.kind not in "fiu":
         raise InputError(f"J must be real with shape (B, n, n), n >= 1, not {given.dtype} {given.shape}")
     dtype = np.float32 if given.dtype == np.float32 else np.float64
-    J = given.astype(np.float64)
-    finite = np.isfinite(J).all(axis=(1, 2))
-    J[~finite] = np.eye(J.shape[-1])
-    return J, dtype, finite
-
-
-def _scaled(J: Array) -> tuple[Array, Array]:
-    """J / scale with entries at most 1, and scale (B,), powers of two: the division is exact. J = 0 has scale 1."""
-    _, exponent = np.frexp(np.abs(J).max(axis=(1, 2), initial=0.0))
+    J = np.ascontiguousarray(given, dtype=np.float64)
+    flat = J.reshape(J.shape[0], J.shape[1] ** 2)
+    size = np.maximum(flat.max(axis=1), -flat.min(axis=1))
+    finite = np.isfinite(size)
+    if not finite.all():
+        J = J.copy()
+        J[~finite] = np.eye(J.shape[-1])
+        size[~finite] = 1.0
+    _, exponent = np.frexp(size)
     exponent = np.clip(exponent, -1021, 1022)  # so that scale and 1 / scale are both normal numbers
-    scale = np.ldexp(1.0, exponent)
-    return J / _column(scale), scale
+    return J, np.ldexp(1.0, exponent), dtype, finite
 
 
 def _column(x: Any) -> Array:
     return x[:, np.newaxis, np.newaxis]
-
-
-def _outer(u: Array, v: Array) -> Array:
-    return u[:, :, np.newaxis] * v[:, np.newaxis, :]
 
 
 def _ratio(x: Array, y: Array) -> Array:
@@ -265,13 +323,22 @@ def _ratio(x: Array, y: Array) -> Array:
     return np.divide(x, y, out=np.zeros(np.broadcast(x, y).shape), where=y != 0.0)
 
 
-def _masked(value: Array, slope: Array, dtype: DTypeLike, finite: NDArray[np.bool_]) -> tuple[Array, Gradient]:
-    return np.where(finite, value, np.nan).astype(dtype), Gradient(np.where(_column(finite), slope, np.nan), dtype)
+def _masked(value: Array, slope: Slope, dtype: DTypeLike, finite: NDArray[np.bool_], by_svd: int = 0) -> tuple[Array, Gradient]:
+    if not finite.all():
+        value = np.where(finite, value, np.nan)
+        slope = Slope(np.where(_column(finite), slope.w, np.nan), slope.u)
+    return value.astype(dtype, copy=False), Gradient(slope, dtype, by_svd)
+
+
+def _checked(cache: Gradient, bar: ArrayLike) -> Array:
+    bar = np.asarray(bar, dtype=np.float64)
+    if bar.shape != cache.slope.w.shape[:1]:
+        raise InputError(f"the cotangent must have shape {cache.slope.w.shape[:1]}, not {bar.shape}")
+    return bar
 
 
 @_quiet
 def _pull(cache: Gradient, bar: ArrayLike) -> Array:
-    bar = np.asarray(bar, dtype=np.float64)
-    if bar.shape != cache.slope.shape[:1]:
-        raise InputError(f"the cotangent must have shape {cache.slope.shape[:1]}, not {bar.shape}")
-    return (_column(bar) * cache.slope).astype(cache.dtype)
+    w, u = cache.slope
+    w_bar = (_column(_checked(cache, bar)) * w).transpose(0, 2, 1)
+    return (w_bar if u is None else w_bar @ u).astype(cache.dtype)

@@ -1,4 +1,5 @@
-"""`python -m bench train` times neural ODEs, `python -m bench solve` times solvers against SciPy and its peers."""
+"""`python -m bench train` times neural ODEs, `python -m bench solve` times solvers against SciPy and its peers,
+`python -m bench penalties` Jacobian penalties against SVDs, JAX and PyTorch."""
 
 from __future__ import annotations
 
@@ -18,6 +19,10 @@ def main() -> int:
     solve.add_argument("--only", nargs="+", metavar="PROBLEM", help="these problems")
     solve.add_argument("--contenders", nargs="+", metavar="NAME", help="these contenders or libraries")
     solve.add_argument("--no-ensemble", action="store_true", help="leave the ensembles out")
+    penalties = commands.add_parser("penalties", help="value and gradient of Jacobian penalties: by SVD, by JAX, by PyTorch")
+    penalties.add_argument("--out", default="runs/bench-penalties", help="folder of report.md and result.json (default %(default)s)")
+    penalties.add_argument("--dims", nargs="+", type=int, default=[2, 32, 256], choices=[2, 32, 256], metavar="D")
+    penalties.add_argument("--budget", type=float, default=10.0, help="seconds for each contender and penalty (default %(default)s)")
     detest = commands.add_parser("detest", help="DETEST's nonstiff problems: true error in units of the tolerance")
     detest.add_argument("--methods", nargs="+", default=["Tsit5", "Dopri5", "BS32", "DOP853"])
     arguments = parser.parse_args()
@@ -34,13 +39,19 @@ def main() -> int:
     from .timing import pin_threads
 
     pin_threads()  # before a library with threads is imported
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    if arguments.what == "penalties":
+        from .penalties import run as run_penalties
+
+        print(run_penalties(arguments.out, arguments.dims, arguments.budget, command))
+        return 0
     from adaptode.errors import InputError
 
     from .solve import run
 
     chosen = {"quick": arguments.quick, "only": arguments.only, "contenders": arguments.contenders, "ensemble": not arguments.no_ensemble}
     try:
-        run(arguments.out, **chosen, command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]))
+        run(arguments.out, **chosen, command=command)
     except InputError as error:
         print(f"python -m bench: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from ..activations import CODES, IDENTITY, SMOOTH, activation_code
 from ..checked import check_rng
 from ..errors import InputError, MissingDerivativeError
 from . import mlp_kernels as kernels
+from .mlp_jacobian import mlp_jacobian
 from .protocol import Array, Bound, Field
 from .taylor import MLPSeries
 
@@ -137,8 +138,11 @@ class MLP(Field):
 
     def jacobian(self, t: float, y: Array, theta: Array) -> Array:
         y, theta = self.check(y, theta)
-        columns = np.broadcast_to(np.eye(self.n, dtype=y.dtype), (y.shape[0], self.n, self.n))
-        return np.ascontiguousarray(self._pushforward(t, y, theta, columns).transpose(0, 2, 1))
+        bound = self.bind(theta, y.shape[0], y.dtype)
+        value, kept, J = np.empty_like(y), np.empty(bound.kept, y.dtype), np.empty((y.shape[0], self.n, self.n), y.dtype)
+        bound.linearize(float(t), y.ravel(), bound.pack, value.ravel(), kept)
+        mlp_jacobian(bound.pack, y.shape[0], kept, J)
+        return J
 
     def _pushforward(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
         """J applied to (B, M, n) tangents."""
@@ -151,10 +155,15 @@ class MLP(Field):
     def bilinear_vjp(self, t: float, y: Array, theta: Array, u: Array, w: Array) -> tuple[Array, Array]:
         self.require_smooth("bilinear_vjp")
         y, theta = self.check(y, theta)
-        u, w = self._directions(u, w, y)
+        if isinstance(u, np.ndarray) and u.ndim == 3 and u.shape == np.shape(w) and u.strides[0] == 0 and self.preactivation == "identity":
+            # broadcast over the samples, as unit vectors are: the same directions for all
+            w, _ = self._directions(w, w, y)
+            u = np.ascontiguousarray(u[0], dtype=y.dtype)
+        else:
+            u, w = self._directions(u, w, y)
         bound = self.bind(theta, y.shape[0], y.dtype)
         y_bar, theta_bar = np.zeros_like(y), np.zeros(self.n_params, y.dtype)
-        directions = u.shape[1] if u.ndim == 3 else 1
+        directions = w.shape[1] if w.ndim == 3 else 1
         kernels.mlp_bilinear(float(t), y.ravel(), bound.pack, directions, u.ravel(), w.ravel(), y_bar.ravel(), theta_bar)
         return y_bar, theta_bar
 

@@ -3,8 +3,8 @@
     φ_b(t) = φ(J_b),   J_b = ∂f/∂y (t, y_b(t); θ),   φ = ‖·‖_F, σ₁, κ = σ₁/σ_n, or log κ
 
 at the initial states, along the path or at a random time: the R of `adaptode.regularize.pointwise`; or of J at the end of the span composed with the flow,
-J_b ∂y_b(t₁)/∂y_b(t₀) ("end_to_end"): see `adaptode.regularize.sensitivity`. With J̄_b = φ̄_b ∂φ/∂J_b of `adaptode.linalg`, the
-gradient is the bilinear form's: Σ_j ⟨J̄ e_j, J e_j⟩ with J̄ held, so that θ̄, ȳ = bilinear_vjp(u_j = e_j, w_j = J̄ e_j).
+J_b ∂y_b(t₁)/∂y_b(t₀) ("end_to_end"): see `adaptode.regularize.sensitivity`. With J̄_b = φ̄_b ∂φ/∂J_b = Σ_m w_m u_mᵀ of `adaptode.linalg`, the gradient is the
+bilinear form's: Σ_m ⟨w_m, J u_m⟩ with w and u held, so that θ̄, ȳ = bilinear_vjp(u, w); two directions m for κ, one for σ₁, n for ‖·‖_F.
 No other second-order primitive is needed.
 """
 
@@ -44,10 +44,11 @@ class _JacobianPenalty(PointwisePenalty):
         if self.at != "end_to_end":
             return super().evaluate(run, variate)
         sensitivity = EndToEnd(run, f'{type(self).__name__}(at="end_to_end")')
-        values, transpose = self._measure(sensitivity.M)
+        values, directions = self._measure(sensitivity.M)
 
         def pull(bar: float) -> Pulled:
-            y0_bar, theta_bar, calls = sensitivity.vjp(transpose(self._spread(values, bar)))
+            u, w = directions(self._spread(values, bar))
+            y0_bar, theta_bar, calls = sensitivity.vjp(w.transpose(0, 2, 1) @ u)
             return Pulled(theta_bar, [(run.tspan[0], y0_bar)], calls)
 
         return Term(float(getattr(values, self.reduce)()), sensitivity.evaluations, pull)
@@ -55,19 +56,17 @@ class _JacobianPenalty(PointwisePenalty):
     def check(self, field: Field, method: Tableau) -> None:
         require_second(field, type(self).__name__, "jacobian", "bilinear_vjp")
 
-    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], Array]]:
-        """φ(J_b), shape (B,), and its transpose."""
+    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        """φ(J_b), shape (B,), and from φ̄ the directions u and w (B, M, n) of its transpose."""
         raise NotImplementedError
 
     def pointwise(
         self, field: Field, t: float, y: Array, theta: Array, variate: float
     ) -> tuple[Array, Callable[[Array], tuple[Array, Array]], int]:
-        values, transpose = self._measure(field.jacobian(t, y, theta))
+        values, directions = self._measure(field.jacobian(t, y, theta))
 
         def pull(bar: Array) -> tuple[Array, Array]:
-            J_bar = transpose(bar)
-            u = np.broadcast_to(np.eye(field.n, dtype=y.dtype), J_bar.shape)
-            return field.bilinear_vjp(t, y, theta, u, J_bar.transpose(0, 2, 1))
+            return field.bilinear_vjp(t, y, theta, *directions(bar))
 
         return values, pull, 0
 
@@ -105,10 +104,9 @@ class JacobianNorm(_JacobianPenalty):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "kind": self.kind}
 
-    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], Array]]:
-        value, vjp = (linalg.frobenius, linalg.frobenius_vjp) if self.kind == "frobenius" else (linalg.spectral, linalg.spectral_vjp)
-        values, cache = value(J)
-        return values, lambda bar: vjp(cache, bar)
+    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        values, cache = linalg.frobenius(J) if self.kind == "frobenius" else linalg.spectral(J)
+        return values, lambda bar: linalg.directions(cache, bar)
 
 
 class ConditionNumber(_JacobianPenalty):
@@ -122,8 +120,8 @@ class ConditionNumber(_JacobianPenalty):
             as in `PointwisePenalty`; at="start", the default, is J at (t₀, y₀), and along the path the penalty is a mean over time; at="end_to_end" takes
             J ∂y(t₁)/∂y(t₀), with J at the end, in the place of J: the sensitivity of the final slope to the initial state
 
-    Closed form for n = 2, SVD otherwise. At κ = 1 the gradient is 0. A field whose hidden width is below n has a singular Jacobian everywhere:
-    SingularJacobianError before any work.
+    Closed form for n = 2, `adaptode.spectral` otherwise, an SVD only for samples that it does not vouch for. At κ = 1 the gradient is 0. A field whose
+    hidden width is below n has a singular Jacobian everywhere: SingularJacobianError before any work.
     """
 
     name = "condition_number"
@@ -157,8 +155,8 @@ class ConditionNumber(_JacobianPenalty):
                 f"widen its hidden layers to {field.n} or more"
             )
 
-    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], Array]]:
+    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
         values, cache = linalg.condition(J, self.floor)
         if self.log:  # (log κ)‾ = κ̄ / κ
-            return np.log(values), lambda bar: linalg.condition_vjp(cache, bar / values)
-        return values, lambda bar: linalg.condition_vjp(cache, bar)
+            return np.log(values), lambda bar: linalg.directions(cache, bar / values)
+        return values, lambda bar: linalg.directions(cache, bar)
