@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +71,7 @@ PROBLEMS = (
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def reference(problem: Problem) -> np.ndarray:
     """The state at the end, by DOP853 at 3e-14."""
     return ao.solve_ivp(problem.fun, (0.0, END), problem.y0, "DOP853", rtol=3e-14, atol=3e-14, t_eval=[END]).y[:, -1]

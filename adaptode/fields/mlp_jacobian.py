@@ -23,7 +23,7 @@ _WHOLE = 16  # n from which the last product is made in place, transposed
 @kernel
 def mlp_jacobian(pack, batch, kept, J):
     """Equation (1) with the slopes that `mlp_linearize` kept, into J (batch, n, n)."""
-    theta, meta, _ = pack
+    theta, meta, _, _ = pack
     layers, n = meta[LAYERS], meta[SIZES]
     group = min(batch, max(1, _ROWS // n))
     one, two = np.empty(group * n * _widest(meta), kept.dtype), np.empty(group * n * _widest(meta), kept.dtype)
