@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._jit import kernel
+from .combine import combine
 from .errors import InputError
-from .step import bound_stages, combine
+from .step import bound_stages
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._jit import JIT_DISABLED, dual, inline, specialize, spliced
+from .combine import combine_lanes
 from .control import SMALLEST, accepts, compiled_first_guess, compiled_first_size, next_factor, next_time
 from .dense import dense_state
 from .lane_memory import LANES, column, layout, window
 from .norms import scaled_rms, scaled_rms_lanes
 from .solution import MAX_STEPS, NONFINITE, RUNNING, SUCCESS, TOO_SMALL
-from .step import combine_lanes
 from .tableau import Tableau
 
 JOB, STATUS, ATTEMPTS, NFEV, ACCEPTED, SAVED, AFTER_REJECT = range(7)  # a lane's counters; JOB: its trajectory, -1 when it idles

@@ -17,7 +17,8 @@ import math
 import numpy as np
 
 from ._jit import kernel
-from .step import end_state, error_vector, estimates_vjp, finish, is_zero, pair_rows, scaled_error, scaled_error_vjp, stiffness_slopes
+from .combine import is_zero
+from .step import end_state, error_vector, estimates_vjp, finish, pair_rows, scaled_error, scaled_error_vjp, stiffness_slopes
 
 
 @kernel

@@ -127,8 +127,8 @@ class Run:
     y0, y1 (B, n)     the states at the start and at the end of the span  held           {seed: (B, n)} what `reservoirs` drew
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
-    coordinates       None, or those of the last hidden layer, in which it was solved; kept_states (m + 1, N), kept_stages (m, s, N) and checkpoints
-                      are then in them, `states` and `stages` made when asked for
+    coordinates       None, or those of the last hidden layer, in which it was solved; kept_states (m + 1, N), kept_stages (m, s, N) and
+                      kept_checkpoints are then in them; `states`, `stages` and `checkpoints` are made when asked for
     checkpoints       some of the states, where not all were kept
     nfev              evaluations of the field                            status, message, success
     """
@@ -150,7 +150,7 @@ class Run:
     end: Array
     kept_states: Array | None
     kept_stages: Array | None
-    checkpoints: Checkpoints | None = None
+    kept_checkpoints: Checkpoints | None = None
     coordinates: HiddenCoordinates | None = None
     held: dict[int, Array] = column(default_factory=dict)
 
@@ -171,6 +171,12 @@ class Run:
             return self.kept_stages
         return self.coordinates.direction(self.kept_stages).reshape(*self.kept_stages.shape[:2], -1)
 
+    @property
+    def checkpoints(self) -> Checkpoints | None:
+        """Some of the states, where not all were kept."""
+        some = self.kept_checkpoints
+        return None if some is None else some._replace(states=self.seen(some.states))
+
     def seen(self, flat: Array) -> Array:
         """States (…, B, n) of the numbers (…, N) that were stepped."""
         return flat.reshape(*flat.shape[:-1], *self.end.shape) if self.coordinates is None else self.coordinates.state(flat)
@@ -185,9 +191,9 @@ class Run:
             return self
         states, some = self.states, self.checkpoints
         if some is not None:
-            some = some._replace(states=self.seen(some.states).reshape(len(some.index), -1))
+            some = some._replace(states=some.states.reshape(len(some.index), -1))
         flat = None if states is None else states.reshape(len(states), -1)
-        return replace(self, kept_states=flat, kept_stages=None, checkpoints=some, coordinates=None)
+        return replace(self, kept_states=flat, kept_stages=None, kept_checkpoints=some, coordinates=None)
 
     @property
     def start(self) -> Array:

@@ -130,7 +130,7 @@ def solve(
         end=seen(out[-1] if saved == out.shape[0] else state.y),
         kept_states=integration.kept("states") if every == 1 else None,
         kept_stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
-        checkpoints=None if every == 1 else _checkpoints(start, integration, grid.size - 1, every),
+        kept_checkpoints=None if every == 1 else _checkpoints(start, integration, grid.size - 1, every),
         coordinates=hidden,
         held={seed: seen(y) for seed, y in held.items()},
     )

@@ -15,6 +15,7 @@ from scipy.integrate import solve_ivp
 
 import adaptode as ao
 from adaptode import ensemble, lanes
+from adaptode.combine import combine, combine_lanes
 from adaptode.control import get_controller, next_time
 from adaptode.ensemble import solve_ensemble
 from adaptode.errors import FieldError, InputError
@@ -23,7 +24,6 @@ from adaptode.independent import RunBatch
 from adaptode.norms import scaled_rms, scaled_rms_lanes
 from adaptode.solution import Status
 from adaptode.solver import solve
-from adaptode.step import combine, combine_lanes
 from adaptode.tableau import METHODS, Tableau
 
 

@@ -14,6 +14,7 @@ from adaptode.activations import CODES
 from adaptode.checks import complex_step, dot_test, taylor_test
 from adaptode.errors import InputError, MissingDerivativeError
 from adaptode.fields import MLP, mlp_kernels
+from adaptode.fields.mlp_bilinear import mlp_bilinear
 
 ANY = st.sampled_from(SMOOTH)
 all_networks = networks(activation=ANY, outer=ANY, preactivation=ANY)
@@ -196,7 +197,7 @@ def test_kernels_are_equal_as_plain_python(network, seed):
         run(mlp_kernels.mlp_linearize)(t, y, pack, out, kept)
         run(mlp_kernels.mlp_pullback)(t, y, pack, kept, w[: y.size].copy(), y_bar, theta_bar)
         run(mlp_kernels.mlp_pushforward)(pack, len(network.y), kept, 2, u, pushed)
-        run(mlp_kernels.mlp_bilinear)(t, y, pack, 2, u, w, curved_y, curved_theta)
+        run(mlp_bilinear)(t, y, pack, 2, u, w, curved_y, curved_theta)
         return [*results, theta_bar, curved_theta, pushed, kept]
 
     compiled, plain = by(lambda k: k), by(lambda k: getattr(k, "py_func", k))

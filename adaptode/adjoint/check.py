@@ -172,12 +172,12 @@ def check_gradients(
 def _applicable(run: Run) -> dict[str, Callable[..., Gradient]]:
     """Every adjoint that the run allows, with what it needs for that."""
     has_states = run.kept_states is not None
-    budget = None if has_states or run.checkpoints.every else run.end.nbytes * run.grid.size  # type: ignore[union-attr]
+    budget = None if has_states or run.kept_checkpoints.every else run.end.nbytes * run.grid.size  # type: ignore[union-attr]
     found: dict[str, Callable[..., Gradient]] = {"discrete": lambda *a, **k: discrete(*a, budget=budget, **k)}
     if run.end.size * (run.field.n + run.field.n_params + 2) <= _LARGEST:
         found["forward"] = forward
     if (run.atol > 0).all():
-        options: dict[str, Any] = {} if has_states or run.checkpoints.every else {"checkpoints": 4}  # type: ignore[union-attr]
+        options: dict[str, Any] = {} if has_states or run.kept_checkpoints.every else {"checkpoints": 4}  # type: ignore[union-attr]
         found["backsolve"] = backsolve
         found["interpolating"] = lambda *a, **k: interpolating(*a, **options, **k)
         found["quadrature"] = lambda *a, **k: quadrature(*a, **options, **k)

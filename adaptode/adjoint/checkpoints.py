@@ -120,19 +120,19 @@ def check_parts(run: Run, budget: int | None) -> Callable[[Bound], Iterator[Part
         none = np.empty((0, run.method.stages, size), run.end.dtype)
         stages = none if run.kept_stages is None else run.kept_stages
         return lambda bound: iter([Part(0, run.kept_states, stages, 0)])
-    assert run.checkpoints is not None
+    assert run.kept_checkpoints is not None
     snapshots = None
     if budget is not None:
         if not isinstance(budget, (int, np.integer, float)) or not budget >= state_bytes:
             raise InputError(f"budget must be a number of bytes, at least those of one state, {state_bytes}; got {budget!r}")
         snapshots = 1 + int(budget // state_bytes)
-    elif run.checkpoints.every == 0:
+    elif run.kept_checkpoints.every == 0:
         run.require_states("the discrete adjoint without a budget for computing them again")
     return lambda bound: _computed_again(run, bound, snapshots)
 
 
 def _computed_again(run: Run, bound: Bound, snapshots: int | None) -> Iterator[Part]:
-    index, kept = run.checkpoints.index, run.checkpoints.states  # type: ignore[union-attr]
+    index, kept = run.kept_checkpoints.index, run.kept_checkpoints.states  # type: ignore[union-attr]
     retrace, none = Retrace(run, bound), np.empty((0, run.method.stages, run.start.size), run.end.dtype)
     after, told = kept[-1], 0  # the state at the end of what comes next; evaluations reported
     for i in range(len(index) - 2, -1, -1):

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._jit import dual, specialize
+from ..combine import add, combine_vjp, is_zero
 from ..dense import dense_weights, inside, locate
 from ..errors import InputError
 from ..fields.hidden import hidden_linearize, hidden_pullback
@@ -30,7 +31,7 @@ from ..fields.protocol import Array, Bound
 from ..fields.sockets import socket_linearize, socket_pullback, through_socket
 from ..lifted import hidden_estimates_vjp
 from ..solution import Run
-from ..step import add, bound_linearize, bound_pullback, carry_vjp, combine_vjp, estimates_vjp, is_zero, linearized_stages, pullback, stages_vjp
+from ..step import bound_linearize, bound_pullback, carry_vjp, estimates_vjp, linearized_stages, pullback, stages_vjp
 from .checkpoints import check_parts
 from .ends import Ends
 from .gradient import Gradient, check_run, finite, outputs

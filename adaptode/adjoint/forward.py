@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..combine import combine
 from ..dense import dense_weights, locate
 from ..errors import FieldError, InputError
 from ..fields.protocol import Array
 from ..solution import Run
-from ..step import bound_stages, combine, finish
+from ..step import bound_stages, finish
 from .gradient import Gradient, check_run, outputs
 
 

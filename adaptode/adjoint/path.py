@@ -42,8 +42,8 @@ class Path:
             self.index, self.kept = list(range(run.grid.size)), run.kept_states
             return
         self._retrace = Retrace(run, bound)
-        self.index, self.kept = run.checkpoints.index.tolist(), run.checkpoints.states  # type: ignore[union-attr]
-        if checkpoints is not None and run.checkpoints.every == 0:  # type: ignore[union-attr]
+        self.index, self.kept = run.kept_checkpoints.index.tolist(), run.kept_checkpoints.states  # type: ignore[union-attr]
+        if checkpoints is not None and run.kept_checkpoints.every == 0:  # type: ignore[union-attr]
             ends = self.kept
             self.index = sorted({round(i) for i in np.linspace(0, len(self.grid) - 1, checkpoints + 1)})
             self.kept = np.empty((len(self.index), run.end.size), run.end.dtype)
@@ -106,7 +106,7 @@ def _oldest(held: dict[int, _T], most: int) -> _T | None:
 def check_checkpoints(run: Run, checkpoints: Any, name: str) -> int | None:
     """A number of states to hold, or None; InputError for anything else, and for None where the run kept no states."""
     if checkpoints is None:
-        if run.kept_states is None and run.checkpoints.every == 0:  # type: ignore[union-attr]
+        if run.kept_states is None and run.kept_checkpoints.every == 0:  # type: ignore[union-attr]
             raise InputError(
                 f'{name} needs states of the run: solve with keep="states" (the default) or keep=k, every k-th, or give checkpoints=k, which holds k and '
                 "computes the others again. backsolve needs none"

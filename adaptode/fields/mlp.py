@@ -11,6 +11,7 @@ from ..activations import CODES, IDENTITY, SMOOTH, activation_code
 from ..checked import check_rng
 from ..errors import InputError, MissingDerivativeError
 from . import mlp_kernels as kernels
+from .mlp_bilinear import mlp_bilinear
 from .mlp_jacobian import mlp_jacobian
 from .protocol import Array, Bound, Field
 from .taylor import MLPSeries
@@ -164,7 +165,7 @@ class MLP(Field):
         bound = self.bind(theta, y.shape[0], y.dtype)
         y_bar, theta_bar = np.zeros_like(y), np.zeros(self.n_params, y.dtype)
         directions = w.shape[1] if w.ndim == 3 else 1
-        kernels.mlp_bilinear(float(t), y.ravel(), bound.pack, directions, u.ravel(), w.ravel(), y_bar.ravel(), theta_bar)
+        mlp_bilinear(float(t), y.ravel(), bound.pack, directions, u.ravel(), w.ravel(), y_bar.ravel(), theta_bar)
         return y_bar, theta_bar
 
     def series(self, t: Any, y: Array, theta: Array, rate: Any = 1.0) -> MLPSeries:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..combine import combine, combine_vjp
 from ..dense import dense_weights
 from ..errors import InputError
 from ..fields.protocol import Array, Bound, Field
 from ..solution import Run
-from ..step import bound_linearized_stages, bound_stages_vjp, combine, combine_vjp
+from ..step import bound_linearized_stages, bound_stages_vjp
 from .base import state_at
 
 
