@@ -108,8 +108,12 @@ class StepLog:
 
 
 class Checkpoints(NamedTuple):
-    """States kept at some of the accepted times: index (c,) into the grid, in order, the first and the last always among them; states (c, B, n)."""
+    """States kept at some of the accepted times: every `every`-th, or none (0), the first and the last in any case.
 
+    index (c,) into the grid, in order; states (c, B, n)
+    """
+
+    every: int
     index: Array
     states: Array
 
@@ -119,10 +123,10 @@ class Run:
     """A solved batch.
 
     t (k,)            output times: `saveat`, or the end alone            y (k, B, n)    the states there
-    y1 (B, n)         the state at the end of the span                  held           {seed: (B, n)} what `reservoirs` drew
+    y0, y1 (B, n)     the states at the start and at the end of the span          held           {seed: (B, n)} what `reservoirs` drew
     steps             the log of every attempt
     grid (m + 1,)     accepted times t₀ … t_m                             states (m + 1, B, n)  the states there, unless keep="none"
-    start (B, n)      the state at t₀                                     checkpoints          some of the states, where not all were kept
+    checkpoints       some of the states, where not all were kept
     nfev              evaluations of the field                            status, message, success
     """
 
@@ -139,16 +143,12 @@ class Run:
     method: Tableau
     atol: Array
     rtol: Array
+    y0: Array
     end: Array
     states: Array | None
     stages: Array | None
     checkpoints: Checkpoints | None = None
     held: dict[int, Array] = column(default_factory=dict)
-
-    @property
-    def start(self) -> Array:
-        """The state (B, n) at the start of the span."""
-        return self.states[0] if self.states is not None else self.checkpoints.states[0]  # type: ignore[union-attr]
 
     @property
     def success(self) -> bool:

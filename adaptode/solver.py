@@ -116,6 +116,7 @@ def solve(
         method=tab,
         atol=tolerances[0],
         rtol=tolerances[1],
+        y0=y0.copy(),
         end=out[-1].reshape(rows, field.n) if saved == out.shape[0] else state.y.reshape(rows, field.n),
         states=integration.kept("states").reshape(shape) if every == 1 else None,
         stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
@@ -128,7 +129,7 @@ def _checkpoints(y0: Array, integration: Integration, steps: int, every: int) ->
     """Every `every`-th state (none: 0), the first and the last."""
     index = np.append(np.arange(0, steps, every or max(1, steps)), steps)
     states = integration.kept("states") if every else np.stack([y0.ravel(), integration.state.y])[: index.size]
-    return Checkpoints(index, states.reshape(-1, *y0.shape))
+    return Checkpoints(every, index, states.reshape(-1, *y0.shape))
 
 
 def check_keep(keep: str | int) -> int:

@@ -210,6 +210,11 @@ class Tableau:
             bump = np.convolve(bump, [1.0, -1.0] if k % 2 else [0.0, 1.0])
         return P
 
+    def slopes(self, theta: float) -> Array:
+        """w'(theta), the derivative of `weights` in theta, (s + x,): y'(t0 + theta h) = sum_i w'_i(theta) K_i."""
+        P = self.P
+        return P @ (np.arange(1, P.shape[1] + 1) * float(theta) ** np.arange(P.shape[1]))
+
     @cached_property
     def _coefficients(self) -> Coefficients:
         i, j = self.stiffness_pair or (-1, -1)

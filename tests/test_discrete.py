@@ -5,13 +5,14 @@ from __future__ import annotations
 import naive
 import numpy as np
 import pytest
-from frozen import assert_directional, draw_like, field_of, frozen, states_at
+from frozen import assert_directional, draw_like, field_of, frozen, per_entry
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from strategies import METHODS, Network, methods, networks, parameters, seeds
 
 import adaptode as ao
 from adaptode.adjoint import discrete
+from adaptode.dense import locate
 from adaptode.errors import InputError, SolveError
 from adaptode.fields import MLP
 from adaptode.tableau import get_tableau
@@ -49,10 +50,29 @@ def clear_of_zero(run, network):
     return error, (distances > (1e-3 if run.method.order == 8 else 1e-5)).all(axis=1)  # DOP853's sums cancel further
 
 
-def functional(run, network, theta, y0, outputs, q_bar, S_bar):
+def moved(run, f, y0, ends, times):
+    """The referee's steps with the ends of the span moved, and its states at times: those at t1 move with it."""
+    t, passes = run.grid + 0j * ends[0], run.grid[-1] != run.tspan[1]
+    t[0] += ends[0]
+    t[-1] += 0 if passes else ends[1]
+    rtol, atol = per_entry(run.rtol, y0), per_entry(run.atol, y0)
+    grid = naive.fixed_grid(f, t[:-1], np.diff(t), y0, run.method, rtol, atol)
+
+    def state(time):
+        if time == run.tspan[0]:
+            return grid.y[0]
+        if time == run.tspan[1] and not passes:
+            return grid.y[-1]
+        n = locate(run, time)
+        place = time + ends[1] * (time == run.tspan[1])
+        return naive.dense(grid.y[n], grid.h[n], grid.steps[n], run.method, (place - grid.t[n]) / grid.h[n])
+
+    return grid, [state(time) for time in times]
+
+
+def functional(run, network, theta, y0, outputs, q_bar, S_bar, ends=(0, 0)):
     """What the cotangents are cotangents of: sums over outputs [(t, bar)], scaled errors and stiffness estimates."""
-    grid = frozen(run, lambda t, y: network.naive(t, y, theta), y0)
-    states = states_at(run, grid, [t for t, _ in outputs])
+    grid, states = moved(run, lambda t, y: network.naive(t, y, theta), y0, ends, [t for t, _ in outputs])
     total = sum(np.sum(bar * y) for (_, bar), y in zip(outputs, states, strict=True))
     total += sum(bar * q for bar, q in zip(q_bar, grid.q, strict=True) if bar != 0)
     return total + (
@@ -72,11 +92,14 @@ def check(run, network, seed, jump_times, with_estimates, rtol=1e-8):
         S_bar = None if by_pair is None else rng.normal(size=by_pair.size) * by_pair
     gradient = discrete(run, y_bar, jumps=jumps, error_bar=q_bar, stiffness_bar=S_bar)
     outputs = [*zip(run.t, y_bar, strict=True), *jumps]
-    value = functional(
-        run, network, network.theta + 1e-30j * theta_dot, network.y + 1e-30j * y_dot, outputs, q_bar, S_bar
-    )
+    scale = np.linalg.norm(gradient.theta) + np.linalg.norm(gradient.y0)
+    theta, y0 = network.theta + 1e-30j * theta_dot, network.y + 1e-30j * y_dot
+    value = functional(run, network, theta, y0, outputs, q_bar, S_bar)
     got = gradient.theta @ theta_dot + np.sum(gradient.y0 * y_dot)
-    assert_directional(got, np.imag(value) / 1e-30, np.linalg.norm(gradient.theta) + np.linalg.norm(gradient.y0), rtol)
+    assert_directional(got, np.imag(value) / 1e-30, scale, rtol)
+    for got, ends in ((gradient.t0, (1e-30j, 0)), (gradient.t1, (0, 1e-30j))):
+        value = functional(run, network, network.theta, network.y, outputs, q_bar, S_bar, ends)
+        assert_directional(got, np.imag(value) / 1e-30, scale, rtol)
     return gradient, (y_bar, jumps, q_bar, S_bar)
 
 
@@ -111,7 +134,6 @@ def test_every_entry_of_the_gradient(method, span):
     by_y0 = naive.complex_gradient(lambda y: functional(run, TANH, TANH.theta, y, outputs, none, None), TANH.y)
     np.testing.assert_allclose(gradient.theta, by_theta, rtol=1e-10, atol=1e-10 * np.abs(by_theta).max())
     np.testing.assert_allclose(gradient.y0, by_y0, rtol=1e-10, atol=1e-10 * np.abs(by_y0).max())
-    assert gradient.t0 is None and gradient.t1 is None
 
 
 @pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "Dopri5_Shampine", "BS32", "DOP853"])

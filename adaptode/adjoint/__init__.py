@@ -1,8 +1,12 @@
 """Gradients of solved batches."""
 
+from collections.abc import Callable
+
+from .continuous import backsolve, interpolating, quadrature
 from .discrete import discrete
+from .forward import Sensitivities, forward, sensitivities
 from .gradient import Gradient
 
-ADJOINTS = {"discrete": discrete}
+ADJOINTS: dict[str, Callable[..., Gradient]] = {f.__name__: f for f in (discrete, backsolve, interpolating, quadrature, forward)}
 
-__all__ = ["ADJOINTS", "Gradient", "discrete"]
+__all__ = ["ADJOINTS", "Gradient", "Sensitivities", "backsolve", "discrete", "forward", "interpolating", "quadrature", "sensitivities"]
