@@ -22,7 +22,7 @@ from ..tableau import Tableau
 from ..training.heads import FirstComponents
 from ..training.objective import Objective
 from ..training.start import LearnedStart
-from .base import NeuralODE, RegressorMixin, blas_for, cast, check_array, check_consistent_length, check_is_fitted, input_errors, rng_of, validate_data
+from .base import NeuralODE, RegressorMixin, blas_for, cast, check_array, check_consistent_length, check_is_fitted, input_errors, rng_of
 
 _UNEVEN = 1e-6  # windows share their times: spacings may differ by this much, relative to their mean
 
@@ -203,12 +203,13 @@ class NeuralODERegressor(RegressorMixin, NeuralODE):
         """X as times (k,)."""
         if not reset:
             check_is_fitted(self)
-        X = check_array(X, ensure_2d=False, dtype=None) if getattr(X, "ndim", 2) == 1 or np.ndim(X) == 1 else X
         with input_errors():
-            X = validate_data(self, X.reshape(-1, 1) if np.ndim(X) == 1 else X, dtype=np.float64, reset=reset)
-        if X.shape[1] != 1:
+            X = check_array(X, ensure_2d=False, dtype=np.float64, input_name="X")
+        if X.ndim == 2 and X.shape[1] != 1:
             raise InputError(f"X must be times, (k,) or (k, 1); got shape {X.shape}")
-        return X[:, 0]
+        if reset:
+            self.n_features_in_ = 1
+        return X.ravel()
 
     def _check_settings(self, times: Array) -> None:
         """What no one below will refuse, or not in time."""
@@ -250,8 +251,7 @@ class NeuralODERegressor(RegressorMixin, NeuralODE):
 
     def _solved(self, X: ArrayLike) -> tuple[Array, Array, list[tuple[Array, Run]]]:
         """Different τ in order, for each of X which it is, and the solves that pass them: from the start onwards, and back from it."""
-        with input_errors():
-            times = self._times(X)
+        times = self._times(X)
         tau, inverse = np.unique((times - self._origin) / self._unit, return_inverse=True)
         return tau, inverse, list(self._runs(tau))
 
