@@ -73,13 +73,14 @@ class NeuralODE(BaseEstimator):
             dtype=self.dtype,
         )
 
-    def _train(self, objective: Any, X: np.ndarray, y: np.ndarray, field: MLP, rng: int | np.random.Generator | None) -> FitResult:
-        """Minimise the objective, and keep history_ and n_iter_."""
+    def _train(self, objective: Any, X: np.ndarray, y: np.ndarray, field: MLP, rng: Any, params: np.ndarray | None = None) -> FitResult:
+        """Minimise the objective, from `params` if they are given, and keep history_ and n_iter_."""
         with blas_for(field, self.batch_size or len(X)):
             result = fit(
                 objective,
                 X,
                 y,
+                params=params,
                 optimizer=Adam(self.learning_rate, weight_decay=self.weight_decay),
                 epochs=self.epochs,
                 batch_size=self.batch_size,

@@ -49,6 +49,7 @@ class NeuralODERegressor(RegressorMixin, NeuralODE):
     dtype         : "float64" or "float32"
     progress      : bar on stderr
     checkpoint, resume : folder for checkpoints; continue from there, bit for bit
+    warm_start    : True: a further `fit` goes on from params_, e.g. on whole series after windows
     random_state  : None, int or RandomState
 
     X holds times, (k,) or (k, 1), and y (k,), (k, n) or, for B series observed at the same times, (k, B, n): an observation a row, in any order;
@@ -89,6 +90,7 @@ class NeuralODERegressor(RegressorMixin, NeuralODE):
         progress: bool = False,
         checkpoint: str | os.PathLike | None = None,
         resume: bool = False,
+        warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.hidden = hidden
@@ -114,6 +116,7 @@ class NeuralODERegressor(RegressorMixin, NeuralODE):
         self.progress = progress
         self.checkpoint = checkpoint
         self.resume = resume
+        self.warm_start = warm_start
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> NeuralODERegressor:
@@ -139,7 +142,10 @@ class NeuralODERegressor(RegressorMixin, NeuralODE):
         if self.initial == "learn":
             objective = objective_at(tau)
             learned = LearnedStart(objective, start)
-            result = self._train(learned, np.arange(len(start)), series.swapaxes(0, 1), objective.field, rng)
+            before = self._before(objective)
+            if before is not None:
+                before = np.concatenate([before, start.ravel()])
+            result = self._train(learned, np.arange(len(start)), series.swapaxes(0, 1), objective.field, rng, before)
             params, start = learned.split(result.params)
         else:
             samples, targets = start, series[1:].swapaxes(0, 1)
@@ -148,7 +154,7 @@ class NeuralODERegressor(RegressorMixin, NeuralODE):
                 objective = objective_at(tau[-1] / (tau.size - 1) * np.arange(1, self.batch_time))
                 windows = np.lib.stride_tricks.sliding_window_view(series, self.batch_time, axis=0).reshape(-1, n, self.batch_time)
                 samples, targets = windows[:, :, 0], windows[:, :, 1:].swapaxes(1, 2)
-            params = self._train(objective, samples, targets, objective.field, rng).params
+            params = self._train(objective, samples, targets, objective.field, rng, self._before(objective)).params
         self.objective_, self.params_, self._start, self._shape = objective, params, start, shape
         self._origin, self._unit, self._mean, self._deviation = origin, unit, mean, deviation
         self.initial_state_ = self._in_units(start[None])[0]
@@ -233,6 +239,16 @@ class NeuralODERegressor(RegressorMixin, NeuralODE):
                 f"windows of batch_time observations need equally spaced times; from t = {times[worst]:g} to the next it is {gaps[worst]:g}, on average "
                 f"{gaps.mean():g}. Leave out batch_time to train on whole series"
             )
+
+    def _before(self, objective: Objective) -> Array | None:
+        """The parameters that a warm start goes on from."""
+        if not (self.warm_start and hasattr(self, "params_")):
+            return None
+        if self.params_.size != objective.n_params:
+            raise InputError(
+                f"warm_start goes on from parameters of another field: hidden={self.hidden!r} has {objective.n_params} of them, fitted were {self.params_.size}"
+            )
+        return self.params_.astype(objective.dtype)
 
     def _scales(self, series: Array) -> tuple[Array, Array]:
         """m (n,) and s (n,)."""
