@@ -270,7 +270,7 @@ def test_warm_start(turn):
     model.set_params(batch_time=None, warm_start=True, learning_rate=1e-3).fit(t, y)
     field, z = ao.MLP((2, 8, 2)), (y - y.mean(axis=0)) / y.std(axis=0)
     objective = ao.Objective(field, "mean_squared_error", tspan=(0.0, 6.0), times=t[1:], rtol=1e-4, atol=1e-4)
-    result = ao.fit(objective, z[:1], z[None, 1:], optimizer=ao.Adam(1e-3), epochs=3, rng=0, params=params)
+    result = ao.fit(objective, z[:1], z[None, 1:], optimizer=ao.Adam(1e-3), epochs=2, rng=0, params=params)
     np.testing.assert_allclose(model.params_, result.params, rtol=1e-9, atol=1e-12)
     learned = model.set_params(initial="learn", learning_rate=0.0).fit(t, y)
     np.testing.assert_array_equal(learned.params_, model.params_)
@@ -406,9 +406,11 @@ def test_after_fit(turn):
 
 
 def test_the_spiral():
-    t, y = make_spiral(60, t1=6.0)
-    model = small(hidden=(50,), preactivation="cube", normalize=False, epochs=15, batch_time=10, batch_size=10, learning_rate=0.02).fit(t, y)
-    assert model.score(t, y) > 0.9
+    t, y = make_spiral(80, t1=2.0)
+    model = NeuralODERegressor(
+        (50,), preactivation="cube", normalize=False, batch_time=10, batch_size=20, epochs=100, learning_rate=ao.Cosine(0.03, 0.0, 400), random_state=0
+    )
+    assert model.fit(t, y).score(t, y) > 0.97
 
 
 @pytest.mark.skipif(not os.environ.get("ADAPTODE_DATA"), reason="ADAPTODE_DATA is not set: no table of pelts to read")
