@@ -48,9 +48,26 @@ __all__ = [
 class NeuralODE(BaseEstimator):
     """Base of the models: an MLP as the field, an Objective of it, `fit` with Adam.
 
-    A subclass has the parameters hidden, activation, time, method, controller, rtol, atol, penalties, adjoint, learning_rate, weight_decay, batch_size, epochs,
-    dtype, progress, checkpoint, resume, as its own __init__ names them: scikit-learn reads them there.
+    The parameters below are set by the subclass's own __init__: scikit-learn reads their names there.
     """
+
+    hidden: Any
+    activation: str
+    time: str
+    method: Any
+    controller: Any
+    rtol: float
+    atol: float
+    penalties: Any
+    adjoint: str
+    learning_rate: Any
+    weight_decay: float
+    batch_size: int | None
+    epochs: int
+    dtype: str
+    progress: bool
+    checkpoint: Any
+    resume: bool
 
     def _objective(self, n: int, loss: str, *, head: Head | None, tspan: tuple[float, float], times: Any = None, preactivation: str = "identity") -> Objective:
         """The objective of a field of n components."""

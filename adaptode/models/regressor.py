@@ -38,7 +38,7 @@ class NeuralODERegressor(RegressorMixin, NeuralODE):
     augment       : zeros put after each initial state, so that a series whose components do not determine its future can be one that does      [Dup19]
     initial       : z₀: "first", the first observation; "learn", parameters that start there (and the first observation is fitted like the others)
     normalize     : True: m and s are mean and standard deviation of each component over all observations; False: m = 0, s = 1
-    t1            : τ of the last observation, > 0; None: u = 1, and τ has the unit of X. Choose it so that a series changes by about s while τ passes 1
+    t1            : τ of the last observation, > 0; None: u = 1, and τ has the unit of X. The untrained flow has slopes of order 1 in τ
     method, controller, rtol, atol : as in `adaptode.solve`, in units of z
     penalties     : of `adaptode.regularize`, e.g. [LocalError(1.0)]
     adjoint       : which gradient of the solve, a name of `adaptode.adjoint.ADJOINTS`
