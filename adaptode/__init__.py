@@ -62,6 +62,7 @@ _PUBLIC = {
     "SGD": "training.optimizers",
     "fit": "training.fit",
     "NeuralODEClassifier": "models.classifier",
+    "NeuralODERegressor": "models.regressor",
     "Constant": "schedules",
     "Linear": "schedules",
     "Exponential": "schedules",

@@ -1,4 +1,4 @@
-"""Data for the experiments: MNIST's IDX files [LeC98], scikit-learn's digits and moons.
+"""Data for the experiments: MNIST's IDX files [LeC98], scikit-learn's digits and moons; series: the lynx and hares of Hudson Bay, a spiral.
 
 Files are looked for where the caller or ADAPTODE_DATA says, a folder with one subfolder a data set; only when neither
 says anything are they downloaded, once, into the user's cache. The uncompressed content must have the known SHA-256.
@@ -14,6 +14,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zlib
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,13 @@ _MNIST = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 _MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
-_LARGEST_DOWNLOAD = 20_000_000  # bytes; the largest of the four files has 9.9 million
+
+# SHA-256 of the content with "\n" after every line: copies differ in how their lines end, and whether the last one does.
+_HUDSON_BAY = ("hudson-bay-lynx-hare.csv", "b9d7bab8be18fe3b67e32e55e9888ad1847ff29dbc0de566070d0ff969adf14d")
+_HUDSON_BAY_URL = (
+    "https://raw.githubusercontent.com/stan-dev/example-models/3057930df98f3fe54ee32b1d6736a97ac0012ab6/knitr/lotka-volterra/hudson-bay-lynx-hare.csv"
+)
+_LARGEST_DOWNLOAD = 20_000_000  # bytes; the largest of MNIST's four files has 9.9 million
 _TIMEOUT = 60.0  # seconds without an answer
 
 
@@ -93,19 +100,19 @@ def load_mnist(
 
     DataError : a file is missing, damaged or not MNIST's; no mirror could be reached.
     """
-    data_dir = data_dir if data_dir is not None else os.environ.get("ADAPTODE_DATA") or None
-    folder = Path(data_dir) / "mnist" if data_dir is not None else _cache_dir() / "mnist"
+    folder, given = _folder(data_dir, "mnist")
     content = {}
     for name, sha256 in _MNIST.items():
         path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
         if path is None:
-            if data_dir is not None:
+            if given:
                 raise DataError(
                     f"no {name}.gz in {folder}. Put MNIST's four files there ({', '.join(f'{file}.gz' for file in _MNIST)}; from {_MIRRORS[0]}); "
                     f"or give no folder, and they are downloaded. {_NO_FILES}"
                 )
-            path = _download(name, sha256, folder)
-        content[name] = _parse_idx(_verified(_read(path), sha256, f"{path}", f". Delete it and get it again, from {_MIRRORS[0]}{name}.gz"), str(path))
+            path = _download_mnist(name, sha256, folder)
+        advice = f". Delete it and get it again, from {_MIRRORS[0]}{name}.gz"
+        content[name] = _parse_idx(_verified(_read(path), sha256, f"{path}", "MNIST's", advice), str(path))
 
     def images(name: str) -> NDArray:
         pixels = content[name]
@@ -121,10 +128,16 @@ def load_mnist(
 _NO_FILES = "On the command line, `--data digits` needs no files."
 
 
-def _verified(content: bytes, sha256: str, name: str, advice: str = "") -> bytes:
+def _folder(data_dir: str | os.PathLike[str] | None, name: str) -> tuple[Path, bool]:
+    """Where a data set is to be: in the folder that the caller or ADAPTODE_DATA gave (True), or in the user's cache."""
+    root = data_dir if data_dir is not None else os.environ.get("ADAPTODE_DATA") or None
+    return (_cache_dir() if root is None else Path(root)) / name, root is not None
+
+
+def _verified(content: bytes, sha256: str, name: str, whose: str, advice: str = "") -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise DataError(f"{name} is damaged, or not MNIST's: the SHA-256 of its content begins with {found[:12]}, MNIST's with {sha256[:12]}{advice}")
+        raise DataError(f"{name} is damaged, or not {whose}: the SHA-256 of its content begins with {found[:12]}, {whose} with {sha256[:12]}{advice}")
     return content
 
 
@@ -133,15 +146,19 @@ def _cache_dir() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "adaptode"
 
 
-def _download(name: str, sha256: str, folder: Path) -> Path:
+def _answer(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+        return answer.read(_LARGEST_DOWNLOAD)
+
+
+def _download_mnist(name: str, sha256: str, folder: Path) -> Path:
     """Fetch one file from the first mirror that has it whole; its name appears only when complete and verified."""
     reasons = []
     for mirror in _MIRRORS:
         url = f"{mirror}{name}.gz"
         try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-                raw = answer.read(_LARGEST_DOWNLOAD)
-            _verified(_unpack(raw, url), sha256, url)
+            raw = _answer(url)
+            _verified(_unpack(raw, url), sha256, url, "MNIST's")
         except (OSError, http.client.HTTPException, DataError) as error:
             reasons.append(f"{url}: {error}")
             continue
@@ -168,6 +185,76 @@ def _store(raw: bytes, path: Path) -> Path:
             "Give a folder for caches that can be written, by XDG_CACHE_HOME"
         ) from error
     return path
+
+
+def load_hudson_bay(data_dir: str | os.PathLike[str] | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pelts of lynx and hare that the Hudson's Bay Company collected in 1900 to 1920 [How09]: (t, y).
+
+    data_dir : folder that has the subfolder hudson_bay/ with hudson-bay-lynx-hare.csv; default $ADAPTODE_DATA; with neither, the file (0.5 kB) is
+               downloaded into the user's cache folder and found there the next time
+    t : (21,) years                                  y : (21, 2) thousands of pelts, lynx and hare
+
+    DataError : the file is missing, damaged or another one; it could not be downloaded.
+    """
+    name, sha256 = _HUDSON_BAY
+    folder, given = _folder(data_dir, "hudson_bay")
+    path, where = folder / name, f"It is at {_HUDSON_BAY_URL}; the SHA-256 of its lines, each ended by a line feed, is {sha256}"
+    if not path.is_file():
+        if given:
+            raise DataError(f"no {name} in {folder}. {where}. Put it there; or give no folder, and it is downloaded")
+        try:
+            raw = _answer(_HUDSON_BAY_URL)
+            _verified(_lines(raw), sha256, _HUDSON_BAY_URL, "Hudson Bay's")
+        except (OSError, http.client.HTTPException, DataError) as error:
+            raise DataError(
+                f"could not download {name} ({error}). Is there a network? {where}. Put it into a folder hudson_bay/ and give "
+                "the folder that holds it, as data_dir or ADAPTODE_DATA"
+            ) from error
+        _store(raw, path)
+    content = _verified(_lines(_read(path)), sha256, str(path), "Hudson Bay's", f". Delete it and get it again. {where}")
+    rows = np.array([line.split(b",") for line in content.splitlines() if line[:1].isdigit()], dtype=np.float64)
+    return rows[:, 0].copy(), rows[:, 1:].copy()
+
+
+def _lines(content: bytes) -> bytes:
+    """The content with a line feed after each of its lines."""
+    return b"\n".join(content.splitlines()) + b"\n"
+
+
+def make_spiral(
+    n_times: int = 1000,
+    *,
+    t1: float = 25.0,
+    y0: ArrayLike = (2.0, 0.0),
+    noise: float = 0.0,
+    rng: np.random.Generator | int | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The cubic spiral, y′ = (y³) A with A = [[−0.1, 2], [−2, −0.1]] and y³ by components [Chen18]: (t, y).
+
+    n_times : equally spaced times, from 0 to t1 > 0                    y0 : (2,) where it starts, or (B, 2) for several series
+    noise   : standard deviation of the Gaussian noise added to each entry, the starts included
+
+    t : (n_times,)       y : (n_times, 2), or (n_times, B, 2); solved by DOP853 with tolerances 1e-10
+    """
+    if isinstance(n_times, bool) or not isinstance(n_times, Integral) or n_times < 2:
+        raise InputError(f"a spiral needs n_times, a whole number of at least 2; got {n_times!r}")
+    for name, value, right in (("t1", t1, lambda x: 0.0 < x < np.inf), ("noise", noise, lambda x: 0.0 <= x < np.inf)):
+        if isinstance(value, bool) or not isinstance(value, Real) or not right(value):
+            raise InputError(f"a spiral needs a finite t1 > 0 and a finite noise >= 0; got {name}={value!r}")
+    starts = np.asarray(y0)
+    if starts.dtype.kind not in "fiu" or starts.ndim not in (1, 2) or starts.shape[-1] != 2:
+        raise InputError(f"a spiral starts at y0 (2,), or (B, 2) for several; got {y0!r}")
+    from .fields import MLP  # compiles: only where it is needed
+    from .solver import solve
+
+    t = np.linspace(0.0, t1, int(n_times))
+    theta = np.array([-0.1, 2.0, -2.0, -0.1, 0.0, 0.0])  # A and b = 0 of the field's one layer
+    options = {"method": "DOP853", "rtol": 1e-10, "atol": 1e-10, "max_steps": 1_000_000, "keep": "none"}
+    run = solve(MLP((2, 2), preactivation="cube"), theta, starts.reshape(-1, 2).astype(np.float64), (0.0, float(t1)), saveat=t, **options)
+    y = run.require_success().y
+    if noise:
+        y = y + noise * np.random.default_rng(rng).normal(size=y.shape)
+    return t, y.reshape(t.size, *starts.shape)
 
 
 def load_digits(*, dtype: DTypeLike = np.float64) -> tuple[NDArray, NDArray[np.int64]]:

@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import adaptode
 from adaptode.errors import CheckpointError, InputError, MissingDerivativeError, NonFiniteLossError
-from adaptode.models import NeuralODEClassifier, classifier
+from adaptode.models import NeuralODEClassifier, base, classifier
 from adaptode.regularize import JacobianNorm, LocalError
 from adaptode.schedules import Cosine
 from adaptode.training import load_run
@@ -351,6 +351,7 @@ def test_bad_data_after_fit(moons):
 
 def test_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
-    monkeypatch.delitem(sys.modules, classifier.__name__)
+    for module in (base, classifier):
+        monkeypatch.delitem(sys.modules, module.__name__)
     with pytest.raises(ModuleNotFoundError, match=r"needs scikit-learn .*adaptode\[ml\]"):
         __import__(classifier.__name__)

@@ -1,4 +1,4 @@
-"""IDX files in every state of damage; MNIST's loader on small stand-ins and, given ADAPTODE_DATA, the real files."""
+"""IDX files in every state of damage; MNIST's loader on small stand-ins and, given ADAPTODE_DATA, the real files; the series of Hudson Bay, the spiral."""
 
 import gzip
 import hashlib
@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.integrate import solve_ivp
 
 from adaptode import datasets
-from adaptode.datasets import load_digits, load_mnist, make_moons, read_idx, stratified_split
+from adaptode.datasets import load_digits, load_hudson_bay, load_mnist, make_moons, make_spiral, read_idx, stratified_split
 from adaptode.errors import DataError, InputError
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
@@ -185,6 +186,92 @@ def test_real_mnist():
     assert np.bincount(y).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert y_test[:5].tolist() == [7, 2, 1, 0, 4]
     assert abs(float(X.mean(dtype=np.float64)) - 0.1307) < 1e-4
+
+
+PELTS = b"# from somewhere\nYear, Lynx, Hare\n1900, 4.0, 30.0\n1901, 6.1, 47.2\n"
+
+
+@pytest.fixture
+def pelts(tmp_path, monkeypatch):
+    """A folder with a small table of pelts, whose hash stands in for that of Hudson Bay's."""
+    monkeypatch.setattr(datasets, "_HUDSON_BAY", ("hudson-bay-lynx-hare.csv", hashlib.sha256(PELTS).hexdigest()))
+    path = tmp_path / "data" / "hudson_bay" / "hudson-bay-lynx-hare.csv"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(PELTS)
+    return path
+
+
+@pytest.mark.parametrize("content", [PELTS, PELTS[:-1], PELTS.replace(b"\n", b"\r\n")])
+def test_hudson_bay_from_a_folder(pelts, monkeypatch, content):
+    pelts.write_bytes(content)
+    t, y = load_hudson_bay(pelts.parent.parent)
+    assert t.tolist() == [1900.0, 1901.0] and y.tolist() == [[4.0, 30.0], [6.1, 47.2]]
+    assert t.flags.c_contiguous and y.flags.c_contiguous and y.dtype == np.float64
+    monkeypatch.setenv("ADAPTODE_DATA", str(pelts.parent.parent))
+    assert np.array_equal(load_hudson_bay()[1], y)
+
+
+def test_hudson_bay_missing_or_damaged(pelts, tmp_path):
+    sha256 = hashlib.sha256(PELTS).hexdigest()
+    with pytest.raises(DataError, match=f"no hudson-bay-lynx-hare.csv in .*hudson_bay. It is at https://.*{sha256}. Put it there; or give no folder"):
+        load_hudson_bay(tmp_path)
+    pelts.write_bytes(PELTS.replace(b"47.2", b"47.3"))
+    with pytest.raises(DataError, match=f"csv is damaged, or not Hudson Bay's: .* Delete it and get it again. It is at https.*{sha256}$"):
+        load_hudson_bay(pelts.parent.parent)
+
+
+def test_hudson_bay_download(pelts, tmp_path, monkeypatch):
+    monkeypatch.delenv("ADAPTODE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = []
+
+    def urlopen(url, timeout):
+        asked.append(url)
+        return io.BytesIO(answer)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    answer = b"<html>not here</html>"
+    with pytest.raises(DataError, match="could not download .*not Hudson Bay's.*Is there a network.* as data_dir or ADAPTODE_DATA$"):
+        load_hudson_bay()
+    assert not (tmp_path / "cache").exists()
+    answer = PELTS[:-1]
+    for _ in range(2):
+        assert load_hudson_bay()[1].tolist() == [[4.0, 30.0], [6.1, 47.2]]
+    assert asked == 2 * [datasets._HUDSON_BAY_URL]  # the second time it was found in the cache
+
+
+@pytest.mark.skipif(not os.environ.get("ADAPTODE_DATA"), reason="ADAPTODE_DATA is not set: no table of pelts to read")
+def test_real_hudson_bay():
+    t, y = load_hudson_bay()
+    assert np.array_equal(t, np.arange(1900.0, 1921.0)) and y.shape == (21, 2)
+    assert y[0].tolist() == [4.0, 30.0] and y[-1].tolist() == [8.6, 24.7] and t[y.argmax(axis=0)].tolist() == [1904.0, 1903.0]
+
+
+def test_spiral():
+    """SciPy's solution of the equation as it is written."""
+    A = np.array([[-0.1, 2.0], [-2.0, -0.1]])
+    t, y = make_spiral(50, t1=10.0, y0=[[2.0, 0.0], [0.5, -1.0]])
+    assert np.array_equal(t, np.linspace(0.0, 10.0, 50)) and y.shape == (50, 2, 2)
+    for i in range(2):
+        sol = solve_ivp(lambda t, u: u**3 @ A, (0.0, 10.0), y[0, i], t_eval=t, method="DOP853", rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(y[:, i], sol.y.T, atol=1e-7)
+    alone = make_spiral(50, t1=10.0)[1]
+    assert alone.shape == (50, 2)
+    np.testing.assert_allclose(alone, y[:, 0], atol=1e-8)
+    assert make_spiral()[1].shape == (1000, 2)
+
+
+def test_spiral_with_noise():
+    clean = make_spiral(400)[1]
+    noisy, again, other = (make_spiral(400, noise=0.1, rng=seed)[1] for seed in (0, 0, 1))
+    assert np.array_equal(noisy, again) and not np.array_equal(noisy, other)
+    assert np.std(noisy - clean) == pytest.approx(0.1, rel=0.1)
+    for bad in ({"n_times": 1}, {"n_times": 2.5}, {"t1": 0.0}, {"t1": np.inf}, {"t1": "late"}, {"noise": -1.0}, {"noise": np.nan}):
+        with pytest.raises(InputError, match="a spiral needs"):
+            make_spiral(**bad)
+    for y0 in (2.0, [1.0, 2.0, 3.0], [[[1.0, 2.0]]], "start"):
+        with pytest.raises(InputError, match="a spiral starts at y0"):
+            make_spiral(y0=y0)
 
 
 def test_digits():

@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .classifier import NeuralODEClassifier
+    from .regressor import NeuralODERegressor
 
-__all__ = ["NeuralODEClassifier"]
+__all__ = ["NeuralODEClassifier", "NeuralODERegressor"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "NeuralODEClassifier":  # imports scikit-learn, which is optional and slow to load
+def __getattr__(name: str) -> Any:  # they import scikit-learn, which is optional and slow to load
+    if name == "NeuralODEClassifier":
         from .classifier import NeuralODEClassifier
 
         return NeuralODEClassifier
+    if name == "NeuralODERegressor":
+        from .regressor import NeuralODERegressor
+
+        return NeuralODERegressor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,9 +1,10 @@
-"""The map from the final state to the outputs that the loss sees."""
+"""The map from a state to the outputs that the loss sees."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -26,10 +27,7 @@ class LinearHead:
     n_out: int
 
     def __post_init__(self) -> None:
-        for name in ("n_in", "n_out"):
-            size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-                raise InputError(f"LinearHead: {name} must be a whole number of at least 1, not {size!r}")
+        _check_sizes(self)
 
     @property
     def n_params(self) -> int:
@@ -41,6 +39,10 @@ class LinearHead:
         phi = np.zeros(self.n_params, dtype)
         phi[: self.n_in * self.n_out] = check_rng(rng).uniform(-limit, limit, self.n_in * self.n_out)
         return phi
+
+    def config(self) -> list[Any]:
+        """For JSON."""
+        return [self.n_in, self.n_out]
 
     def value(self, phi: np.ndarray, x: np.ndarray) -> np.ndarray:
         W, b = self._views(phi, x)
@@ -62,3 +64,44 @@ class LinearHead:
             )
         n_weights = self.n_in * self.n_out
         return phi[:n_weights].reshape(self.n_in, self.n_out), phi[n_weights:]
+
+
+@dataclass(frozen=True)
+class FirstComponents:
+    """The first components of an augmented state; it has no parameters.
+
+    out = x[:, :n_out],   x̄ = (out̄, 0)
+    """
+
+    n_in: int
+    n_out: int
+    n_params = 0
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        if self.n_out > self.n_in:
+            raise InputError(f"FirstComponents: a state of {self.n_in} has no {self.n_out} first components")
+
+    def config(self) -> list[Any]:
+        """For JSON."""
+        return ["first", self.n_in, self.n_out]
+
+    def init(self, rng: np.random.Generator | int | None, dtype: DTypeLike = "float64") -> np.ndarray:
+        return np.zeros(0, dtype)
+
+    def value(self, phi: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return x[:, : self.n_out]
+
+    def vjp(self, phi: np.ndarray, x: np.ndarray, out_bar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`(x_bar, phi_bar)` for the cotangent out_bar (B, n_out)."""
+        return np.pad(out_bar, ((0, 0), (0, self.n_in - self.n_out))), phi
+
+
+Head = LinearHead | FirstComponents
+
+
+def _check_sizes(head: Head) -> None:
+    for name in ("n_in", "n_out"):
+        size = getattr(head, name)
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise InputError(f"{type(head).__name__}: {name} must be a whole number of at least 1, not {size!r}")

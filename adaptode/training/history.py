@@ -48,7 +48,7 @@ class History:
             raise InputError(f"step {step}: the loss has parts {list(evaluation.parts)}, until now {list(self._parts)}")
         if self._length == len(self._rows):
             self._rows = np.concatenate((self._rows, np.empty_like(self._rows)))
-        loss, _, parts, nfe_forward, nfe_backward, error = evaluation
+        loss, _, parts, nfe_forward, nfe_backward, error, _ = evaluation
         self._rows[self._length] = (
             step, epoch, loss, *(parts[name] for name in self._parts),
             nfe_forward, nfe_backward, error, grad_norm, learning_rate, seconds,

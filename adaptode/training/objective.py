@@ -24,7 +24,7 @@ from ..regularize.base import Penalty
 from ..solution import Run
 from ..solver import solve
 from ..tableau import METHODS, Tableau, get_tableau
-from .heads import LinearHead
+from .heads import Head
 from .losses import LOSSES
 
 
@@ -37,6 +37,7 @@ class Evaluation(NamedTuple):
     nfe_forward  : int              evaluations of the field in the forward solve
     nfe_backward : int              evaluations of the field and of its vjp in the backward pass
     error        : float            largest scaled error among the accepted steps, dimensionless
+    start        : (B, n) float     gradient with respect to X, the initial states
     """
 
     loss: float
@@ -45,6 +46,7 @@ class Evaluation(NamedTuple):
     nfe_forward: int = 0
     nfe_backward: int = 0
     error: float = 0.0
+    start: np.ndarray | None = None
 
 
 class Objective:
@@ -52,7 +54,7 @@ class Objective:
 
     field      the vector field; samples X (B, n) are its initial states
     loss       "binary_cross_entropy" (one logit), "cross_entropy" (k logits) or "mean_squared_error"
-    head       a LinearHead from n to the outputs; None: the state is the output
+    head       a LinearHead from n to the outputs, or FirstComponents; None: the state is the output
     times      (k,) observation times in the span, in the order of integration: outputs are (B, k, ·) and targets (B, k, …), and the loss is the mean over
                samples and times; None: the end alone, outputs (B, ·)
     penalties  any of `adaptode.regularize`
@@ -67,7 +69,7 @@ class Objective:
         field: Field,
         loss: str,
         *,
-        head: LinearHead | None = None,
+        head: Head | None = None,
         tspan: tuple[float, float] = (0.0, 1.0),
         method: str | Tableau = "Dopri5",
         rtol: float = 1e-3,
@@ -258,9 +260,11 @@ class Objective:
         if all(np.isfinite(bar).all() for bar in (*jumps.values(), *per_step.values())):
             gradient = self._gradient()(run, jumps=list(jumps.items()), **per_step, **self._adjoint_options)
             theta_bar += gradient.theta
+            start_bar = gradient.y0
             backward += gradient.evaluations
         else:  # an overflow in the head or the loss, not a wrong argument
             theta_bar[:] = np.nan
+            start_bar = np.full_like(run.y0, np.nan)
         return Evaluation(
             loss=sum(parts.values()),
             grad=np.concatenate([theta_bar, phi_bar]),
@@ -268,6 +272,7 @@ class Objective:
             nfe_forward=forward,
             nfe_backward=backward,
             error=float(run.accepted("error").max(initial=0.0)),
+            start=start_bar,
         )
 
     def config(self) -> dict[str, Any]:
@@ -278,7 +283,7 @@ class Objective:
         return {
             "field": description,
             "loss": self.loss,
-            "head": [self.head.n_in, self.head.n_out] if self.head else None,
+            "head": self.head.config() if self.head else None,
             "tspan": list(self.tspan),
             "dtype": self.dtype.name,
             "method": self.method.name,
