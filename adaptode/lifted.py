@@ -91,11 +91,11 @@ def _rms(x):
 @kernel
 def _lifted_norm(lift, A, i, j):
     """Root mean square of (Aᵢ − Aⱼ) Ŵ by the small triangle."""
-    batch, m = lift.base.shape[0], lift.weights.shape[0]
+    batch, m = lift.base.shape[0], lift.factor.shape[0]
     for e in range(lift.pair.size):
         lift.pair[e] = A[i, e] - A[j, e]
     product = np.dot(lift.pair.reshape(batch, m), lift.factor)
-    return _rms(product.reshape(product.size)) * math.sqrt(m / lift.base.shape[1])  # the mean is over n components
+    return _rms(product.reshape(product.size)) * math.sqrt(lift.factor.shape[1] / lift.base.shape[1])  # the mean is over n components
 
 
 @kernel

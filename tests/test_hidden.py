@@ -51,9 +51,10 @@ def test_the_same_attempts(network, span, method, controller):
     np.testing.assert_allclose(b.steps.error[large], a.steps.error[large], rtol=1e-3)
 
 
-def test_errors_and_stiffness_are_those_of_the_state():
-    """Wide and narrow layers, and a tolerance a component, so that a norm of the hidden state would be another."""
-    field = ao.MLP((6, 3, 4, 6), time="every")
+@pytest.mark.parametrize("widths", [(3, 4), (9,)])
+def test_errors_and_stiffness_are_those_of_the_state(widths):
+    """Layers narrower and wider than the state, and a tolerance a component, so that a norm of the hidden state would be another."""
+    field = ao.MLP((6, *widths, 6), time="every")
     theta, y = field.init(0, scale=2.0), np.random.default_rng(1).normal(size=(5, 6))
     theta += 0.3 * np.random.default_rng(2).normal(size=theta.size)
     for method in ("Tsit5", "Dopri5", "DOP853"):

@@ -34,7 +34,7 @@ from .protocol import Array, Bound
 
 
 class Lift(NamedTuple):
-    """Equation (1) for compiled code: base y₀ (B, n), weights Ŵ (m, n), R (m, m) of Ŵᵀ = Q R; and room for what `adaptode.lifted` works on.
+    """Equation (1) for compiled code: base y₀ (B, n), weights Ŵ (m, n), factor Rᵀ (m, min(m, n)) of Ŵᵀ = Q R; and room for what `adaptode.lifted` works on.
 
     at (2, B m)      α of the two states lifted last       states (2, B n)   they themselves; `newest` (1,) is the number of the newer
     err (2 B n,)     a lifted error vector                  pair (B m,)       a difference of two stages
