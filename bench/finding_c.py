@@ -150,7 +150,7 @@ def report(rows: Rows) -> str:
     return "\n\n".join(
         [
             "# The gradient's error, adjoint by adjoint",
-            "Errors are |θ̄ − reference| / |reference|; evaluations of field and transpose, solve and adjoint together; drift of `backsolve` in units of the tolerance.",
+            "Error: |θ̄ − reference| / |reference|. Evaluations: of field and transpose, solve and adjoint together. Drift: of `backsolve`, in tolerances.",
             table(header, lines),
             "How far two references are apart (the discrete adjoint of DOP853 at 1e-13, `forward` on Tsit5 at 1e-12); `discrete` from `forward` on one run.",
             table(("problem", "references", "discrete − forward"), worth),
