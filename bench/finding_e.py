@@ -55,7 +55,7 @@ class Task(NamedTuple):
 
 MOONS = {"none": (0.0,), "κ": (0.002, 0.01, 0.05), "log κ": (0.1,), "‖J‖_F": (0.01, 0.03), "‖J‖₂": (0.03,), "local error": (0.05,)}
 DIGITS = {"none": (0.0,), "κ": (0.002, 0.01, 0.05), "log κ": (0.5,), "‖J‖_F": (0.01, 0.1), "‖J‖₂": (0.1,), "local error": (10.0,)}
-TASKS = {  # in the plane 400 steps leave one seed in five unseparated, without a penalty
+TASKS = {  # in the plane 800 steps leave one seed of the five unseparated, without a penalty
     "moons, d = 2": Task("moons", 2, 64, 1200, 0.02, MOONS),
     **{f"moons, d = {d}": Task("moons", d, 64, 400, 0.02, MOONS) for d in (4, 8, 16)},
     "digits, d = 64": Task("digits", 64, 128, 250, 0.01, DIGITS),
@@ -79,7 +79,7 @@ def objective(task: Task, tolerance: float, penalties: Any = ()) -> ao.Objective
 
 
 def spectrum(J: np.ndarray) -> dict[str, float]:
-    """Medians over the samples of J (B, d, d), whose last d − 2 coordinates are taken to be the padding."""
+    """Medians over the samples of J (B, d, d); `padded` and `block` are for two coordinates of data before d − 2 of padding."""
     _, s, Vt = np.linalg.svd(J)
     found = {"kappa": s[:, 0] / s[:, -1], "largest": s[:, 0], "smallest": s[:, -1], "frobenius": np.sqrt(np.sum(s * s, axis=1))}
     found |= {"padded": np.sum(Vt[:, -1, 2:] ** 2, axis=1), "block": np.linalg.cond(J[:, :2, :2])}

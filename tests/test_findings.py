@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import finding, finding_a, finding_b, finding_c, finding_d  # noqa: E402
+from bench import finding, finding_a, finding_b, finding_c, finding_d, finding_e  # noqa: E402
 from bench.finding import column, groups, median_interval, publish, share_interval  # noqa: E402
 
 
@@ -98,6 +98,36 @@ def test_local_estimators_against_the_global_one(tmp_path):
     assert all(2_000 <= row["spent"] < 2_000 + 400 for row in rows if row["kind"] == "training")
 
 
+def test_the_condition_number_falls_beyond_two_dimensions(tmp_path):
+    rows, report = quick(finding_e, tmp_path, "finding_e")
+    whole, inside = rectangular(report)
+    assert len(whole) == 2 + 2 * 2 and len(inside) == 2 + 2
+    by_row = groups(rows, "data", "row")
+    for name in groups(rows, "data"):
+        assert (column(by_row[name, "κ"], "kappa") < 0.5 * column(by_row[name, "none"], "kappa")).all()
+        assert (column(by_row[name, "κ"], "kappa at the start") == column(by_row[name, "none"], "kappa at the start")).all()  # paired
+
+
+def test_the_spectrum_that_finding_e_reads():
+    turned = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    J = (turned * [3.0, 1.0, 2.0, 0.5])[None].repeat(3, axis=0)  # J e_4 = 0.5 u: σ_d's direction is the last coordinate of the padding
+    J[0] *= 2.0
+    found = finding_e.spectrum(J)
+    assert [found[key] for key in ("kappa", "largest", "smallest", "padded")] == pytest.approx([6.0, 3.0, 0.5, 1.0])
+    assert found["frobenius"] == pytest.approx(np.sqrt(14.25)) and found["block"] == pytest.approx(np.linalg.cond(J[1, :2, :2]))
+
+
+def test_the_claim_of_finding_e_has_two_parts():
+    def rows(nfe, accuracy):
+        return [{"nfe": n, "accuracy": a} for n, a in zip(nfe, accuracy, strict=True)]
+
+    none = rows([38, 38, 44, 38], [0.99, 0.98, 0.99, 0.99])
+    assert finding_e.claim(none, rows([32, 32, 32, 32], [0.99, 0.98, 0.99, 0.988]), "nfe") == "yes"
+    assert finding_e.claim(none, rows([32, 32, 32, 32], [0.97, 0.96, 0.96, 0.95]), "nfe") == "no"  # at a cost
+    assert finding_e.claim(none, none, "nfe") == "no"  # not fewer
+    assert finding_e.claim(none, rows([20, 56, 44, 38], [0.99, 0.98, 0.99, 0.99]), "nfe") == "undecided"
+
+
 def test_intervals():
     assert share_interval(50, 100) == pytest.approx((0.404, 0.596), abs=1e-3)  # Wilson's
     assert median_interval(np.arange(1.0, 21.0)) == (6.0, 15.0)  # P(fewer than 6 of 20 below the median) = 2.07 %, of 7 5.8 %
@@ -106,7 +136,7 @@ def test_intervals():
     assert 0.93 < np.mean(within) <= 1.0
 
 
-@pytest.mark.parametrize("name", ["a", "b", "c", "d"])
+@pytest.mark.parametrize("name", ["a", "b", "c", "d", "e"])
 def test_command_line(name, monkeypatch, capsys):
     seen = {}
     monkeypatch.setattr(finding, "publish", lambda *arguments, **options: seen.update(options, name=arguments[0]) or "the report")
