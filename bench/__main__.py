@@ -1,4 +1,7 @@
-"""`python -m bench train` times neural ODEs, `python -m bench solve` times solvers against SciPy and its peers."""
+"""`python -m bench train` times neural ODEs, `python -m bench solve` times solvers against SciPy and its peers.
+
+What docs/findings.md reports comes from `python -m bench.finding_a` to `finding_d`.
+"""
 
 from __future__ import annotations
 
