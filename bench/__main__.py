@@ -1,5 +1,8 @@
 """`python -m bench train` times neural ODEs, `python -m bench solve` times solvers against SciPy and its peers,
-`python -m bench penalties` Jacobian penalties against SVDs, JAX and PyTorch."""
+`python -m bench penalties` Jacobian penalties against SVDs, JAX and PyTorch.
+
+What docs/findings.md reports comes from `python -m bench.finding_a` to `finding_e`.
+"""
 
 from __future__ import annotations
 

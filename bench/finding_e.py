@@ -29,6 +29,7 @@ from adaptode.experiments.verdict import YES, Part, all_of, decide
 from adaptode.plotting import PALETTE
 
 from .finding import Rows, column, command_line, groups
+from .finding_d import paired, plus
 
 FLOOR = 0.01  # of κ, as for the two moons; log κ bears the library's own, 1e-4
 TIGHT = 1e-6
@@ -129,10 +130,6 @@ def claim(none: Rows, own: Rows, nfe: str) -> str:
     return all_of([Part("", fewer), Part("", as_good)])
 
 
-def plus(values: np.ndarray, form: str) -> str:
-    return f"{np.mean(values):{form}} ± {np.std(values, ddof=1):{form}}"
-
-
 def middle(values: np.ndarray) -> str:
     """Geometric mean over the seeds, to three digits."""
     mean = float(np.exp(np.mean(np.log(values))))
@@ -140,14 +137,32 @@ def middle(values: np.ndarray) -> str:
 
 
 def report(rows: Rows) -> str:
-    header = ("data", "row", "λ", "NFE", "NFE at 1e-6", "accuracy %", "κ(J)", "σ₁", "σ_d", "‖J‖_F", "claim", "claim at 1e-6")
+    header = (
+        "data",
+        "row",
+        "λ",
+        "NFE",
+        "NFE at 1e-6",
+        "accuracy %",
+        "κ(J)",
+        "σ₁",
+        "σ_d",
+        "‖J‖_F",
+        *(f"{what} − none" for what in ("NFE", "NFE at 1e-6", "accuracy")),
+        "claim",
+        "claim at 1e-6",
+    )
     lines, inside = [], []
     by_row = groups(rows, "data", "row", "weight")
     for (name, row, weight), own in by_row.items():
         none = by_row[name, "none", 0.0]
         cells = [plus(column(own, "nfe"), ".1f"), plus(column(own, "nfe_tight"), ".1f"), plus(100 * column(own, "accuracy"), ".2f")]
         cells += [middle(column(own, key)) for key in ("kappa", "largest", "smallest", "frobenius")]
-        cells += ["", ""] if own is none else [claim(none, own, key) for key in ("nfe", "nfe_tight")]
+        if own is none:
+            cells += [""] * 5
+        else:
+            cells += [paired(column(none, key), column(own, key), ".1f") for key in ("nfe", "nfe_tight")]
+            cells += [paired(100 * column(none, "accuracy"), 100 * column(own, "accuracy"), ".2f"), *(claim(none, own, key) for key in ("nfe", "nfe_tight"))]
         lines.append((name, row, f"{weight:g}", *cells))
         if name.startswith("moons") and row in ("none", "κ", "log κ"):
             cells = [middle(column(own, "kappa at the start")), middle(column(own, "kappa")), middle(column(own, "block"))]
