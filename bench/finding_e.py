@@ -58,7 +58,7 @@ class Task(NamedTuple):
 MOONS = {"none": (0.0,), "κ": (0.002, 0.01, 0.05), "log κ": (0.1,), "‖J‖_F": (0.03,), "‖J‖₂": (0.03,), "local error": (0.05,)}
 DIGITS = {"none": (0.0,), "κ": (0.002, 0.01, 0.05), "log κ": (0.5,), "‖J‖_F": (0.01, 0.1), "‖J‖₂": (0.1,), "local error": (10.0,)}
 LOW: dict[str, tuple[float, ...]] = {"κ, δ = 1e-4": (0.01,)}  # where κ without a penalty is above 1/FLOOR
-TASKS = {  # without a penalty every seed separates the moons; after 800 steps in the plane, or 400 at d = 16, one in five does not
+TASKS = {  # without a penalty every seed separates the moons; after 800 steps in the plane, or 400 at d = 16, one of five does not
     "moons, d = 2": Task("moons", 2, 64, 1200, 0.02, MOONS),
     "moons, d = 4": Task("moons", 4, 64, 600, 0.02, MOONS),
     "moons, d = 8": Task("moons", 8, 64, 600, 0.02, MOONS),
@@ -118,7 +118,7 @@ def measure(quick: bool = False, seeds: int | None = None) -> Rows:
         if quick and task.d not in (4, 64):
             continue
         plan = {"none": (0.0,), "κ": task.weights["κ"][1:2]} if quick else task.weights
-        for seed in range(seeds or (2 if quick else 5)):
+        for seed in range(seeds or (2 if quick else 3)):
             for row, weight in ((row, weight) for row, weights in plan.items() for weight in weights):
                 rows.append(train(name, row, weight, seed, 40 if quick else task.steps))
                 if not quick:
@@ -222,7 +222,7 @@ def draw(rows: Rows) -> Any:
     return fig
 
 
-MORE = {"seeds": {"type": int, "default": None, "help": "how many (default 5)"}}
+MORE = {"seeds": {"type": int, "default": None, "help": "how many (default 3)"}}
 
 
 def main() -> int:
