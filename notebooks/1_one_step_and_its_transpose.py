@@ -1,8 +1,8 @@
 # %% [markdown]
 # # One step and its transpose
 #
-# A solver is one step, repeated. Its gradient is the transpose of that step, repeated in the other direction. So all that is to be known about gradients of
-# ODE solvers can be seen in a single step; here is one. Keys in brackets are those of `adaptode/references.bib`.
+# A solver is one step, repeated. Its gradient is the transpose of that step, repeated in the other direction. So all that is to be known about
+# gradients of ODE solvers can be seen in a single step; here is one. Keys in brackets are those of `adaptode/references.bib`.
 
 # %%
 import matplotlib.pyplot as plt
@@ -56,15 +56,15 @@ assert S.theta.shape == (8, 2, 100)
 
 # %% [markdown]
 # ## Its transpose
-# A loss $L(y_1)$ has one gradient $\bar y_1 = \partial L/\partial y_1$, and what is wanted is one vector $\bar\theta = (\partial y_1/\partial\theta)^{\mathsf T}\,\bar y_1$:
-# no matrix. Read (2) from its last line to its first, each product transposed:
+# A loss $L(y_1)$ has one gradient $\bar y_1 = \partial L/\partial y_1$, and what is wanted is one vector
+# $\bar\theta = (\partial y_1/\partial\theta)^{\mathsf T}\,\bar y_1$: no matrix. Read (2) from its last line to its first, each product transposed:
 #
 # $$ (3)\qquad \bar K_i = h\,b_i\,\bar y_1 + h\sum_{j>i} a_{ji}\bar Y_j, \qquad
 #    \bar Y_i = \Bigl(\frac{\partial f}{\partial y}\Bigr)^{\mathsf T}\bar K_i, \qquad
 #    \bar\theta \mathrel{+}= \Bigl(\frac{\partial f}{\partial\theta}\Bigr)^{\mathsf T}\bar K_i, \qquad i = 7 \dots 1, $$
 #
-# and $\bar y_0 = \bar y_1 + \sum_i \bar Y_i$. That is `ao.adjoint.discrete`, whole. Is it the transpose? For any $\dot\theta$ and $\bar y_1$ the two must give the same number,
-# $\langle \bar y_1, \dot y_1\rangle = \langle\bar\theta, \dot\theta\rangle$: the *dot test* [GW08, 3.1].
+# and $\bar y_0 = \bar y_1 + \sum_i \bar Y_i$. That is `ao.adjoint.discrete`, whole. Is it the transpose? For any $\dot\theta$ and $\bar y_1$ the two
+# must give the same number, $\langle \bar y_1, \dot y_1\rangle = \langle\bar\theta, \dot\theta\rangle$: the *dot test* [GW08, 3.1].
 
 # %%
 gap = ao.checks.dot_test(
@@ -78,8 +78,8 @@ print(f"dot test: {gap:.1e}")
 assert gap < 1e-14
 
 # %% [markdown]
-# To write (3) as a Runge-Kutta method of its own, one would need its coefficients, $b_j a_{ji}/b_i$. Look at the tableau above: $b_2 = b_7 = 0$. That method does
-# not exist; (3) does not divide, and does not mind.
+# To write (3) as a Runge-Kutta method of its own, one would need its coefficients, $b_j a_{ji}/b_i$. Look at the tableau above: $b_2 = b_7 = 0$. That
+# method does not exist; (3) does not divide, and does not mind.
 #
 # What did it cost? The field's linearization and its transpose, once at each of the six stages that $y_1$ depends on: 12 calls for 116 derivatives.
 
@@ -93,12 +93,16 @@ assert gradient.theta.size + gradient.y0.size == 116
 
 # %% [markdown]
 # ## The error estimate has a transpose too
-# A second set of weights costs nothing more and gives a second, less accurate answer. Their difference is the error estimate; in units of the tolerance [HNW93, II.4],
+# A second set of weights costs nothing more and gives a second, less accurate answer. Their difference is the error estimate; in units of the
+# tolerance [HNW93, II.4],
 #
-# $$ (4)\qquad \mathrm{err} = h\sum_i e_i K_i, \qquad q = \Bigl(\tfrac1N \sum_k (\mathrm{err}_k/s_k)^2\Bigr)^{1/2}, \qquad s_k = \mathrm{atol} + \mathrm{rtol}\,\max(|y_{0k}|, |y_{1k}|) . $$
+# $$ (4)\qquad \mathrm{err} = h\sum_i e_i K_i, \qquad q = \Bigl(\tfrac1N \sum_k (\mathrm{err}_k/s_k)^2\Bigr)^{1/2}, \qquad
+#    s_k = \mathrm{atol} + \mathrm{rtol}\,\max(|y_{0k}|, |y_{1k}|) . $$
 #
-# It is one more thing computed from the $K_i$, so it adds $h\,e_i\,\overline{\mathrm{err}}$ to $\bar K_i$ in (3), and the rest is as before. A loss may contain the solver's own error: notebook 3
-# is made of this. The check is a *Taylor test*: what is left of $q(\theta + \varepsilon d) - q(\theta) - \varepsilon\,\langle\bar\theta, d\rangle$ shrinks as $\varepsilon^2$, slope 2, if and only if $\bar\theta$ is right.
+# It is one more thing computed from the $K_i$, so it adds $h\,e_i\,\overline{\mathrm{err}}$ to $\bar K_i$ in (3), and the rest is as before. A loss
+# may contain the solver's own error: notebook 3 is made of this. The check is a *Taylor test*: what is left of
+# $q(\theta + \varepsilon d) - q(\theta) - \varepsilon\,\langle\bar\theta, d\rangle$ shrinks as $\varepsilon^2$, slope 2, if and only if $\bar\theta$
+# is right.
 
 # %%
 of_error = ao.adjoint.discrete(run, np.zeros_like(y0), error_bar=[1.0])
@@ -109,10 +113,11 @@ assert abs(test.slope - 2) < 0.1
 
 # %% [markdown]
 # ## The exact gradient of a wrong number
-# Now make the step absurdly long. The state that it computes is wrong: compare it with the flow, solved to 13 digits. How wrong is the gradient?
+# Now make the step absurdly long. The state that it computes is wrong: compare it with the flow, solved with a tolerance of $10^{-13}$. How wrong is the gradient?
 #
-# There are two answers, for there are two gradients. Against the flow's gradient it is about as wrong as the state. But *as the gradient of the number that was computed* it has
-# nothing to be wrong about: (3) knows no approximation. `check_gradients` compares with complex steps through the same arithmetic [ST98], good to the last digit.
+# There are two answers, for there are two gradients. As the gradient of the flow it is wrong, like the state. But
+# *as the gradient of the number that was computed* it has nothing to be wrong about: (3) knows no approximation. `check_gradients` compares with
+# complex steps through the same arithmetic [ST98], good to the last digit.
 
 # %%
 lengths = 0.05 * 2.0 ** np.arange(7)
@@ -123,7 +128,8 @@ for h in lengths:
     g, g_flow = (ao.adjoint.discrete(r, y_bar).theta for r in (step, flow))
     state_error.append(np.linalg.norm(step.y1 - flow.y1) / np.linalg.norm(flow.y1))
     flow_gap.append(np.linalg.norm(g - g_flow) / np.linalg.norm(g_flow))
-    own_gap.append(max(r.difference for r in ao.check_gradients(step, y_bar, adjoints=["discrete"]).rows if r.method == "discrete" and r.block not in ("t0", "t1")))
+    rows = ao.check_gradients(step, y_bar, adjoints=["discrete"]).rows
+    own_gap.append(max(r.difference for r in rows if r.method == "discrete" and r.block not in ("t0", "t1")))
     print(f"h = {h:4.2f}: state off by {state_error[-1]:.1e}, gradient off the flow's by {flow_gap[-1]:.1e}, off its own by {own_gap[-1]:.1e}")
 
 assert state_error[-1] > 0.2 and flow_gap[-1] > 0.2, "at h = 3.2 the state and the flow's gradient are off by more than a fifth"
@@ -131,12 +137,14 @@ assert max(own_gap) < 1e-12, "and its own gradient is right to twelve digits"
 
 # %%
 fig, ax = plotting.figure(size=(6.8, 4.2))
-for values, label, mark in ((state_error, "state, against the flow's", "o"), (flow_gap, "gradient, against the flow's", "s"), (own_gap, "gradient, against its own number's", "^")):
-    ax.loglog(lengths, values, marker=mark, label=label, color=plotting.PALETTE["os^".index(mark)])
+ax.loglog(lengths, state_error, "o-", color=plotting.PALETTE[0], label="state, against the flow's")
+ax.loglog(lengths, flow_gap, "s-", color=plotting.PALETTE[1], label="gradient, against the flow's")
+ax.loglog(lengths, own_gap, "^-", color=plotting.PALETTE[2], label="gradient, against its own number's")
 ax.set(xlabel="length h of the one step", ylabel="relative difference", title="A step's gradient is exact, however wrong the step", ylim=(1e-17, 10))
 ax.legend(frameon=False, loc="center right", bbox_to_anchor=(1.0, 0.38))
 plt.show()
 
 # %% [markdown]
-# At $h = 3.2$ the state is off by more than a fifth, and its gradient right to twelve digits. That is what *discrete* means in `adjoint.discrete`: training sees a consistent pair of value and
-# gradient at any tolerance. Whether that number is worth differentiating is the tolerance's business. The other adjoints differentiate the flow instead: notebook 2.
+# At $h = 3.2$ the state is off by more than a fifth, and its gradient right to twelve digits. That is what *discrete* means in `adjoint.discrete`:
+# training sees a consistent pair of value and gradient at any tolerance. Whether that number is worth differentiating is the tolerance's business.
+# The other adjoints differentiate the flow instead: notebook 2.
