@@ -113,7 +113,7 @@ assert abs(test.slope - 2) < 0.1
 
 # %% [markdown]
 # ## The exact gradient of a wrong number
-# Now make the step absurdly long. The state that it computes is wrong: compare it with the flow, solved with a tolerance of $10^{-13}$. How wrong is the gradient?
+# Now make the step absurdly long. The state that it computes is wrong: compare it with the flow, solved at $10^{-13}$. How wrong is the gradient?
 #
 # There are two answers, for there are two gradients. As the gradient of the flow it is wrong, like the state. But
 # *as the gradient of the number that was computed* it has nothing to be wrong about: (3) knows no approximation. `check_gradients` compares with

@@ -38,7 +38,7 @@ assert np.isclose(kappa + 1 / kappa, size**2 / abs(np.linalg.det(J[0])))
 #    \Bigl\langle \frac{\partial\kappa}{\partial J}, J\Bigr\rangle = 0 . $$
 #
 # The gradient of the Frobenius norm is $J/\|J\|_F$: going down it makes the ellipse smaller and leaves its shape alone. The gradient of κ is at a
-# right angle to $J$: going down it rounds the ellipse, and at no point of the way is the first-order change a change of size.
+# right angle to $J$: going down it rounds the ellipse, and at no point of the way is the first-order change a change of $\|J\|_F$.
 
 # %%
 bar = np.ones(1)
@@ -97,7 +97,7 @@ assert costs[-1] > 3 * costs[0], "more than three times the evaluations, at the 
 
 # %% [markdown]
 # More than three times the evaluations, and κ is the same to twelve digits. A penalty on κ cannot ask for a flow that is cheaper because it is
-# slower: it has no word for slow. Whatever evaluations it saves, it saves by way of the shape. A norm asks for nothing but slow.
+# slower: it has no word for slow. The gradient of the Frobenius norm has no other word.
 #
 # ## And in training?
 # The moons once more: no penalty; the Frobenius norm, strongly and gently; κ, its weight growing over the first half. Every penalty is taken at the
