@@ -1,7 +1,4 @@
-"""`python -m bench train` times neural ODEs, `python -m bench solve` times solvers against SciPy and its peers.
-
-What docs/findings.md reports comes from `python -m bench.finding_a` to `finding_d`.
-"""
+"""`python -m bench train` times neural ODEs, `python -m bench solve` times solvers against SciPy and its peers."""
 
 from __future__ import annotations
 
