@@ -80,7 +80,7 @@ _PUBLIC = {
     "CheckpointError": "errors",
     "DataError": "errors",
 }
-_MODULES = ("adjoint", "checks", "datasets", "experiments", "fields", "models", "regularize", "schedules", "training")
+_MODULES = ("adjoint", "checks", "datasets", "experiments", "fields", "linalg", "models", "plotting", "regularize", "schedules", "training")
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 
 if TYPE_CHECKING:

@@ -1,8 +1,5 @@
 """`python -m bench train` times neural ODEs, `python -m bench solve` times solvers against SciPy and its peers,
-`python -m bench penalties` Jacobian penalties against SVDs, JAX and PyTorch.
-
-What docs/findings.md reports comes from `python -m bench.finding_a` to `finding_e`.
-"""
+`python -m bench penalties` Jacobian penalties against SVDs, JAX and PyTorch."""
 
 from __future__ import annotations
 

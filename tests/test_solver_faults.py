@@ -339,7 +339,7 @@ BAD = [
     ({"method": None}, "unknown method None"),
     ({"method": "RK4"}, "RK4 has no error estimate.*first_step="),
     ({"controller": "best"}, "unknown controller 'best'"),
-    ({"keep": "all"}, 'keep must be "states", "stages" or "none"; got \'all\''),
+    ({"keep": "all"}, 'keep must be "states", "stages", "none", or k >= 1 to keep every k-th state; got \'all\''),
     *[({"max_steps": bad}, "max_steps must be a positive integer") for bad in (0, -1, 1.5, None, True)],
     *[({"first_step": bad}, "first_step must be a positive number") for bad in (0, -0.1, np.nan, np.inf, "a", True)],
     *[({"max_step": bad}, "max_step must be a positive number") for bad in (0, -1.0, np.nan, None, "a")],

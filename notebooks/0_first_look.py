@@ -37,7 +37,7 @@ gradient = ao.adjoint.discrete(run, run.y1 - target)
 def loss_on_the_grid(parameters):
     """½‖y₁ − target‖², each accepted step taken as a fixed step of the same length."""
     y = y0
-    for t0, t1 in zip(run.grid[:-1], run.grid[1:]):
+    for t0, t1 in zip(run.grid[:-1], run.grid[1:], strict=True):
         y = ao.solve(field, parameters, y, (t0, t1), method="Dopri5", first_step=abs(t1 - t0), rtol=1e3, atol=1e3).y1
     return 0.5 * ((y - target) ** 2).sum()
 
