@@ -45,6 +45,7 @@ _PUBLIC = {
     "TimeRescaled": "fields",
     "augment": "fields",
     "Gradient": "adjoint",
+    "DriftWarning": "adjoint",
     "memory_report": "adjoint.memory",
     "check_gradients": "adjoint.check",
     "LocalError": "regularize",

@@ -14,6 +14,7 @@ the adjoint together.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -98,7 +99,9 @@ def measure(quick: bool = False) -> Rows:
             for adjoint in ADJOINTS:
                 row: dict[str, Any] = {"problem": name, "tolerance": tolerance, "adjoint": adjoint, "believed": believed, "oracle": oracle, "forward": run.nfev}
                 try:
-                    found = ao.adjoint.ADJOINTS[adjoint](run, problem.bar, **({} if adjoint == "discrete" else {"max_steps": 20_000}))
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", ao.DriftWarning)  # the drift is in the table
+                        found = ao.adjoint.ADJOINTS[adjoint](run, problem.bar, **({} if adjoint == "discrete" else {"max_steps": 20_000}))
                 except (ao.SolveError, ao.NonFiniteGradientError) as error:
                     rows.append({**row, "error": np.nan, "error_y0": np.nan, "evaluations": np.nan, "drift": np.nan, "failure": str(error)})
                     continue

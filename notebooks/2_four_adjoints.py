@@ -5,6 +5,8 @@
 # so. Keys in brackets are those of `adaptode/references.bib`; the derivations are in `docs/adjoints.md`.
 
 # %%
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -120,7 +122,10 @@ off = {}
 for tolerance in (1e-6, 1e-9):
     run = ao.solve(oscillator, mu, start, span, rtol=tolerance, atol=tolerance)
     for name in COLOR:
-        g = ao.adjoint.ADJOINTS[name](run, x_end)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            g = ao.adjoint.ADJOINTS[name](run, x_end)
+        assert [w.category for w in caught] == ([ao.DriftWarning] if name == "backsolve" else [])
         off[name, tolerance] = abs(g.theta[0] / exact - 1)
         drift = "" if g.drift is None else f"   drift {g.drift:.0e} tolerances"
         print(f"{tolerance:.0e}  {name:13} ∂x/∂μ = {g.theta[0]:9.6f}, off by {off[name, tolerance]:.0e}{drift}")
@@ -130,8 +135,8 @@ assert off["backsolve", 1e-6] > 1 and off["backsolve", 1e-9] > 0.1, "more than 1
 
 # %% [markdown]
 # A gradient that is wrong by more than 100 %, from a solve that reports success, of a system from a first course; and a tolerance a thousand times
-# smaller leaves more than 10 %. The only sign is `drift`: by how much the reconstructed states missed the ones that are known, in units of the
-# tolerance. Far above 1, the gradient belongs to another trajectory.
+# smaller leaves more than 10 %. The sign is `drift`: by how much the reconstructed states missed the ones that are known, in units of the
+# tolerance. Far above 1, the gradient belongs to another trajectory; where they are a hundredth off, a `DriftWarning` says so.
 #
 # The mend is to give it more states that are known: wherever an output was saved, `backsolve` starts again from it. Twenty-one saved states are
 # enough for three digits.

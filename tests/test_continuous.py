@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 import numba
@@ -116,6 +117,7 @@ def test_discrete_and_continuous_meet_as_the_tolerance_shrinks(adjoint, span, me
     assert np.polyfit(np.log(tolerances), np.log(errors), 1)[0] > 0.75
 
 
+@pytest.mark.filterwarnings("ignore::adaptode.adjoint.DriftWarning")  # Euler's steps are coarse
 @each_adjoint
 @pytest.mark.parametrize("method, order", [("RK4", 4), ("Euler", 1)])
 def test_order_with_fixed_steps(adjoint, method, order):
@@ -315,7 +317,10 @@ def test_drift_grows_where_the_flow_contracts():
     drifts, errors = [], []
     for rate in (-2.0, 0.5, 5.0, 10.0, 15.0):
         run = ao.solve(*decay(rate), [[1.0]], (0.0, 1.0))
-        gradient, stable = backsolve(run, [[1.0]]), interpolating(run, [[1.0]])
+        lost = pytest.warns(ao.DriftWarning, match=r"miss the run's by \d+(\.\d+)? % .*interpolating") if rate == 15.0 else nullcontext()
+        with lost:
+            gradient = backsolve(run, [[1.0]])
+        stable = interpolating(run, [[1.0]])
         drifts.append(gradient.drift)
         errors.append(abs(gradient.theta[0] * np.exp(rate) + 1))
         assert stable.drift is None and abs(stable.theta[0] + np.exp(-rate)) < 1e-5 * max(1, np.exp(-rate))

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from .continuous import backsolve, interpolating, quadrature
+from .continuous import DriftWarning, backsolve, interpolating, quadrature
 from .discrete import discrete
 from .forward import Sensitivities, forward, sensitivities
 from .gradient import Gradient
 
 ADJOINTS: dict[str, Callable[..., Gradient]] = {f.__name__: f for f in (discrete, backsolve, interpolating, quadrature, forward)}
 
-__all__ = ["ADJOINTS", "Gradient", "Sensitivities", "backsolve", "discrete", "forward", "interpolating", "quadrature", "sensitivities"]
+__all__ = ["ADJOINTS", "DriftWarning", "Gradient", "Sensitivities", "backsolve", "discrete", "forward", "interpolating", "quadrature", "sensitivities"]

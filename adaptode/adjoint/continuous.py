@@ -20,6 +20,7 @@ Derivations: docs/adjoints.md.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -43,6 +44,13 @@ from .path import Path, check_checkpoints
 
 Jumps = Iterable[tuple[float, ArrayLike]]
 Slope = Callable[[float, Array], Array]
+
+
+LOST = 0.01  # how far off, of their size, recovered states are worth a warning, if that is above 10 tolerances
+
+
+class DriftWarning(RuntimeWarning):
+    """`backsolve` came back to other states than the run's."""
 
 
 def backsolve(
@@ -69,7 +77,8 @@ def backsolve(
 
     y starts again from the run's own value at every saved output that has a cotangent, be it 0. `drift` is how far from these values, and from y0, it
     came, at worst: the scaled RMS in units of the run's tolerance. Far above 1 the gradient belongs to another trajectory: a flow that contracts
-    forwards expands backwards, and errors grow as e^(contraction). Then use `interpolating` or `discrete`.
+    forwards expands backwards, and errors grow as e^(contraction). Then use `interpolating` or `discrete`. DriftWarning where the states come more than
+    a hundredth, and ten tolerances, off.
     Memory: the stages of one step of 2 B n + P numbers. Cost: an evaluation and a pullback a stage.
     InputError for cotangents or options that make no sense; SolveError when the solve backwards fails, which says where.
     """
@@ -85,19 +94,29 @@ def backsolve(
         return slope
 
     known = {run.tspan[0]: run.y0.ravel(), **{t: y.ravel() for t, y in zip(run.t.tolist(), run.y, strict=True)}, run.tspan[1]: run.y1.ravel()}
-    drifts = [0.0]
+    drifts, misses = [0.0], [0.0]
 
     def arrive(t: float, z: Array, solved: bool) -> bool:
         if t not in known:
             return False
         if solved:
             drifts.append(scaled_rms(z[:n] - known[t], z[:n], known[t], run.atol, run.rtol))
+            misses.append(math.dist(z[:n], known[t]) / max(np.linalg.norm(known[t]), np.finfo(float).tiny))
         z[:n] = known[t]
         return True
 
     tolerances = home.tolerances("yat", _seminorm(adjoint_norm))
     y0_bar, t0_bar, t1_bar = home.solve(z, slice(n, 2 * n), right_hand_side, tolerances, arrive=arrive)
-    return Gradient(y0_bar, z[2 * n :].copy(), t0_bar, t1_bar, home.evaluations, float(np.max(drifts)))
+    drift, miss = float(np.max(drifts)), max(misses)
+    if miss > LOST and drift > 10.0:
+        warnings.warn(
+            f"the states that backsolve recovered miss the run's by {100 * miss:.3g} % (drift: {drift:.3g} tolerances): the flow contracts, and the "
+            "gradient may belong to another trajectory. Use adjoint.interpolating or adjoint.discrete, or save outputs on the way and give them cotangents, "
+            "be they 0",
+            DriftWarning,
+            stacklevel=2,
+        )
+    return Gradient(y0_bar, z[2 * n :].copy(), t0_bar, t1_bar, home.evaluations, drift)
 
 
 def interpolating(
