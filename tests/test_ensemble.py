@@ -26,6 +26,8 @@ from adaptode.solution import Status
 from adaptode.solver import solve
 from adaptode.tableau import METHODS, Tableau
 
+pytestmark = pytest.mark.compiles  # SIMD lanes around each function
+
 
 # As ensembles compile it: with other rules for rounding, a lone solve would differ in its last bits.
 @numba.njit(error_model="numpy", fastmath={"contract"})
@@ -76,7 +78,6 @@ NOT_FSAL = Tableau(
 )  # fmt: skip
 
 
-@pytest.mark.compiles
 @pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "BS32", NOT_FSAL], ids=str)
 def test_a_trajectory_takes_the_steps_of_the_loop(method):
     """Bit for bit with a given first step; the rule for the first step rounds in another order, so there to rounding."""
@@ -158,7 +159,6 @@ def test_results_do_not_depend_on_order_company_or_threads(count, seed):
     same(solve_ensemble(lorenz, (0.0, 1.0), Y0[some], P[some], **options), result, some)
 
 
-@pytest.mark.compiles
 def test_against_a_reference():
     Y0, P = lorenz_parameters(4, 3)
     for method in ("Tsit5", "Dopri5"):
@@ -194,7 +194,6 @@ def test_a_second_call_compiles_nothing():
 # --- who fails, fails alone -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.compiles
 def test_each_failure_has_its_own_status_and_message():
     """So many that lanes are used again after every kind of failure."""
     kinds = np.array([0, 1, 2, 3, 4] * 60, dtype=float)
@@ -226,7 +225,6 @@ def test_each_failure_has_its_own_status_and_message():
         result.message(300)
 
 
-@pytest.mark.compiles
 def test_what_is_not_filled_is_not_an_answer():
     @numba.njit
     def forgets(t, y, p, dy):
@@ -243,7 +241,6 @@ def test_an_exception_of_f_passes_through(threads):
     assert solve_ensemble(troubled, (0.0, 1.0), [1.0], [[0.0]], threads=threads).success.all()
 
 
-@pytest.mark.compiles
 def test_idle_lanes_are_where_a_function_is_valid():
     @numba.njit
     def picky(t, y, p, dy):
@@ -269,7 +266,6 @@ def test_an_interrupt_is_heard(threads):
 # --- kinds of functions ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.compiles
 def test_a_function_that_needs_contiguous_arrays():
     @numba.njit
     def linear(t, y, p, dy):
@@ -294,7 +290,6 @@ def test_a_python_function_goes_through_the_same_loop():
     assert failed.status[0] == Status.NONFINITE and "the start" in failed.message(0) and np.isnan(failed.y).all()
 
 
-@pytest.mark.compiles
 def test_a_decorated_function_is_taken_by_its_dispatcher():
     class Decorated:
         dispatcher, name = lorenz, "my lorenz"
@@ -303,7 +298,6 @@ def test_a_decorated_function_is_taken_by_its_dispatcher():
     assert "of my lorenz" in str(solve_ensemble(Decorated(), (0.0, 0.1), Y0, P))
 
 
-@pytest.mark.compiles
 def test_a_function_that_cannot_be_compiled_says_so():
     @numba.njit
     def three(t, y, dy):

@@ -710,6 +710,7 @@ assert abs(finder.t_events[0][0] - level) < 1e-14
 """
 
 
+@pytest.mark.compiles
 @needs_numba
 def test_one_compiled_scan_on_disk_serves_every_event(tmp_path):
     root = Path(ao.__file__).parent.parent
