@@ -197,6 +197,7 @@ def train(folder, resume):
 """
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_kill_and_resume_in_another_process(tmp_path):
     """A regularized neural ODE, killed somewhere in its 900 steps, ends in the bits of the uninterrupted one."""

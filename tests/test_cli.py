@@ -183,6 +183,7 @@ def test_as_a_program(tmp_path):
     assert blocked.returncode == 1 and "cannot write to" in blocked.stderr and blocked.stderr.count("\n") == 1
 
 
+@pytest.mark.whole
 def test_digits_as_a_program(tmp_path):
     done = run("reproduce", "mnist", "--data", "digits", "--steps", "1", "--out", str(tmp_path), "--jobs", "1")
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT))
 from bench import finding, finding_a, finding_b, finding_c, finding_d, finding_e  # noqa: E402
 from bench.finding import column, groups, median_interval, publish, share_interval  # noqa: E402
 
+pytestmark = pytest.mark.whole
+
 
 def quick(module, tmp_path, name):
     """Rows of a quick run, which has also written its report, numbers and figure."""

@@ -511,6 +511,7 @@ def interrupted_at_line(number, function):
         sys.settrace(before)
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # it may also fall between the end of a `with` and its closing
 def test_ctrl_c_between_any_two_lines(tmp_path, monkeypatch, path):
     """Not only in the objective: in the update, the commit, the history, the writing of a checkpoint, the end."""
