@@ -125,7 +125,7 @@ def warmup() -> None:
     from .experiments.jobs import warm_up, warm_up_solvers
 
     began = time.perf_counter()
-    warm_up()
+    warm_up(wide=True)
     warm_up_solvers()
     print(f"compiled, or loaded from {_cache_folder()}, in {time.perf_counter() - began:.1f} s")
 

@@ -90,13 +90,15 @@ def _require(package: str) -> Any:
         raise InputError("the experiments need scikit-learn: pip install 'adaptode[ml]'") from error
 
 
-def warm_up(dtypes: Iterable[str] = ("float64", "float32")) -> None:
-    """Compile every kernel of a training by one tiny step in each dtype; kept on disk, other processes only load."""
+def warm_up(dtypes: Iterable[str] = ("float64", "float32"), *, wide: bool = False) -> None:
+    """Compile every kernel of a training by one tiny step in each dtype; kept on disk, other processes only load.
+
+    wide: those of a state wider than its hidden layer too, which is solved in hidden coordinates
+    """
     rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((8, 2)), np.arange(8) % 2
+    local = (LocalError(1.0, sampling="unbiased"), LocalError(1.0, sampling="biased"))
     penalties = (
-        LocalError(1.0, sampling="unbiased"),
-        LocalError(1.0, sampling="biased"),
+        *local,
         JacobianNorm("frobenius", 1.0),
         JacobianNorm("spectral", 1.0),
         ConditionNumber(1.0),
@@ -104,11 +106,14 @@ def warm_up(dtypes: Iterable[str] = ("float64", "float32")) -> None:
         Directional(1.0),
         GlobalError(1.0),
     )
+    trainings = [((2, 4, 2), penalties)] + ([((12, 2, 12), (*local, GlobalError(1.0)))] if wide else [])
     for dtype in dtypes:
-        objective = Objective(MLP((2, 4, 2)), "binary_cross_entropy", head=LinearHead(2, 1), penalties=penalties, dtype=dtype)
-        params = objective.init(rng)
-        objective.value_and_grad(params, X, y, rng=rng, step=0)
-        objective.solve(params, X).sol(0.5)
+        for sizes, chosen in trainings:
+            X, y = rng.standard_normal((8, sizes[0])), np.arange(8) % 2
+            objective = Objective(MLP(sizes), "binary_cross_entropy", head=LinearHead(sizes[0], 1), penalties=chosen, dtype=dtype)
+            params = objective.init(rng)
+            objective.value_and_grad(params, X, y, rng=rng, step=0)
+            objective.solve(params, X).sol(0.5)
 
 
 def warm_up_solvers() -> None:

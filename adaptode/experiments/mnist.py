@@ -142,7 +142,7 @@ def run(
     with RunFolder(out, asdict(config)) as folder:
         X, y, X_test, y_test = load(config, data_dir)
         numbers = list(range(seeds))
-        warm_up((config.dtype,))
+        warm_up((config.dtype,), wide=True)
         tasks = [Task(config, data_dir, name, seed) for seed in numbers for name in ROWS]
         trained = run_all(train, tasks, n_jobs=n_jobs, describe=_line, keep=folder.add)
         with one_blas_thread():  # alone on the machine, so that the seconds of the rows compare
