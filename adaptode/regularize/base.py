@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,6 +94,21 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def whole(name: str, value: Any) -> int:
+    """`value` as an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1; got {value!r}")
+    return int(value)
+
+
+def require_estimate(penalty: str, method: Tableau, stiffness: bool) -> None:
+    """InputError for a method without the estimate that a penalty is made of."""
+    if not stiffness and not method.adaptive:
+        raise InputError(f"{penalty} needs an error estimate, which {method.name} has not; use Tsit5, Dopri5, BS32 or DOP853")
+    if stiffness and method.stiffness_pair is None:
+        raise InputError(f'{penalty}(estimate="stiffness") needs a stiffness estimate, which {method.name} has not; use Tsit5, Dopri5 or DOP853')
+
+
 def detached(detach: str | Iterable[str], choices: tuple[str, ...]) -> tuple[str, ...]:
     """The names in `detach`, each one of `choices`."""
     return tuple(one_of("each of detach", d, choices) for d in ([detach] if isinstance(detach, str) else detach))
@@ -110,9 +126,9 @@ def seed_of(variate: float) -> int:
 
 
 def state_at(run: Run, t: float, what: str) -> Array:
-    """The state (B, n) at t: as it was saved, the start as it was kept, or from the dense output."""
+    """The state (B, n) at t: as it was saved, the start, or from the dense output."""
     saved = np.flatnonzero(run.t == t)
     if saved.size:
         return run.y[saved[0]]
-    states = run.require_states(what)
-    return states[0] if t == run.tspan[0] else run.sol(t)
+    run.require_kept(what)
+    return run.y0 if t == run.tspan[0] else run.sol(t)

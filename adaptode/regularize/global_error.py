@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
 from ..fields.protocol import Array, Field
 from ..schedules import Schedule
 from ..solution import Run
 from ..tableau import Tableau
-from .base import Penalty, Pulled, Term, one_of
+from .base import Penalty, Pulled, Term, one_of, require_estimate
 
 
 class GlobalError(Penalty):
@@ -52,10 +51,7 @@ class GlobalError(Penalty):
         return {**super().config(), "estimate": self.estimate, "reduce": self.reduce}
 
     def check(self, field: Field, method: Tableau) -> None:
-        if self.estimate != "stiffness" and not method.adaptive:
-            raise InputError(f"GlobalError needs an error estimate, which {method.name} has not; use Tsit5, Dopri5, BS32 or DOP853")
-        if self.estimate == "stiffness" and method.stiffness_pair is None:
-            raise InputError(f'GlobalError(estimate="stiffness") needs a stiffness estimate, which {method.name} has not; use Tsit5, Dopri5 or DOP853')
+        require_estimate("GlobalError", method, self.estimate == "stiffness")
 
     def evaluate(self, run: Run, variate: float) -> Term:
         r, slope = self._steps(run)

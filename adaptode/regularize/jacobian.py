@@ -47,8 +47,7 @@ class _JacobianPenalty(PointwisePenalty):
         values, directions = self._measure(sensitivity.M)
 
         def pull(bar: float) -> Pulled:
-            u, w = directions(self._spread(values, bar))
-            y0_bar, theta_bar, calls = sensitivity.vjp(w.transpose(0, 2, 1) @ u)
+            y0_bar, theta_bar, calls = sensitivity.vjp(*directions(self._spread(values, bar)))
             return Pulled(theta_bar, [(run.tspan[0], y0_bar)], calls)
 
         return Term(float(getattr(values, self.reduce)()), sensitivity.evaluations, pull)

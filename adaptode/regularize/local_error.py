@@ -10,7 +10,6 @@ detached, of k₁ = f(t_r, u_r); unless the state is detached, ȳ at t_r is a ju
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from ..schedules import Schedule
 from ..solution import Run
 from ..step import bound_linearized_stages, bound_stages_vjp, carry_vjp
 from ..tableau import Tableau
-from .base import Penalty, Pulled, Term, detached, one_of, seed_of, state_at
+from .base import Penalty, Pulled, Term, detached, one_of, require_estimate, seed_of, state_at, whole
 
 
 class LocalError(Penalty):
@@ -65,9 +64,7 @@ class LocalError(Penalty):
         self.estimate = one_of("estimate", estimate, ("error", "stiffness"))
         self.step = one_of("step", step, ("solver", "initial"))
         self.detach = tuple(d for d in detached(detach, ("state", "k1", "step")) if d != "step")
-        if isinstance(samples, bool) or not isinstance(samples, Integral) or samples < 1:
-            raise InputError(f"samples must be a whole number of at least 1; got {samples!r}")
-        self.samples = int(samples)
+        self.samples = whole("samples", samples)
         self.name = f"local_{estimate}"
 
     def config(self) -> dict[str, Any]:
@@ -81,10 +78,7 @@ class LocalError(Penalty):
         }
 
     def check(self, field: Field, method: Tableau) -> None:
-        if self.estimate == "error" and not method.adaptive:
-            raise InputError(f"LocalError needs an error estimate, which {method.name} has not; use Tsit5, Dopri5, BS32 or DOP853")
-        if self.estimate == "stiffness" and method.stiffness_pair is None:
-            raise InputError(f'LocalError(estimate="stiffness") needs a stiffness estimate, which {method.name} has not; use Tsit5, Dopri5 or DOP853')
+        require_estimate("LocalError", method, self.estimate == "stiffness")
 
     def check_times(self, times: Array, tspan: tuple[float, float]) -> None:
         if self.sampling == "saveat" and (np.asarray(times) == tspan[1]).all():
@@ -123,7 +117,7 @@ class LocalError(Penalty):
         """(t_r, u_r) of every sample point."""
         if self.sampling == "biased":
             drawn = [(seed, held(seed, run.grid.size - 1)) for seed in self.reservoirs(variate)]
-            return [(float(run.grid[i]), run.held[seed] if seed in run.held else run.require_states("biased sampling")[i]) for seed, i in drawn]
+            return [(float(run.grid[i]), run.held[seed] if seed in run.held else run.seen(run.require_kept("biased sampling")[i])) for seed, i in drawn]
         if self.sampling == "saveat":
             self.check_times(run.t, run.tspan)
             before = run.t[run.t != run.tspan[1]].tolist()

@@ -12,16 +12,14 @@ time. y(t) is the solve's own output there, dense between its steps: its cotange
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
 from ..fields.protocol import Array, Field
 from ..schedules import Schedule
 from ..solution import Run
-from .base import Penalty, Pulled, Term, detached, one_of, state_at
+from .base import Penalty, Pulled, Term, detached, one_of, state_at, whole
 
 
 class PointwisePenalty(Penalty):
@@ -50,9 +48,7 @@ class PointwisePenalty(Penalty):
     ) -> None:
         super().__init__(weight)
         self.at = one_of("at", at, self.places)
-        if isinstance(nodes, bool) or not isinstance(nodes, Integral) or nodes < 1:
-            raise InputError(f"nodes must be a whole number of at least 1; got {nodes!r}")
-        self.nodes = int(nodes)
+        self.nodes = whole("nodes", nodes)
         self.reduce = one_of("reduce", reduce, ("mean", "max"))
         self.detach = detached(detach, ("state",))
         abscissas, weights = np.polynomial.legendre.leggauss(self.nodes)

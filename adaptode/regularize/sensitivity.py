@@ -7,7 +7,7 @@ of the steps of y. So the steps' own transpose (equations (5), (7), (8) of `adap
 
     (2)  f_z = (f, J Φ):   ȳ += Jᵀ w + ∇_y ⟨W, J Φ⟩,   Φ̄ += Jᵀ W,   θ̄ += f_θᵀ w + ∇_θ ⟨W, J Φ⟩     for cotangents (w, W), where
          ⟨W, J Φ⟩ = Σ_j ⟨W e_j, J Φ e_j⟩ is the bilinear form
-    (3)  J̄ = M̄ Φᵀ,   Φ̄ = Jᵀ M̄   at the end
+    (3)  at the end, with M̄ = Σ_m w_m u_mᵀ:   J̄ = M̄ Φᵀ = Σ_m w_m (Φ u_m)ᵀ,   Φ̄ = Jᵀ M̄ = Σ_m (Jᵀ w_m) u_mᵀ
 """
 
 from __future__ import annotations
@@ -51,13 +51,11 @@ class EndToEnd:
         self.J = run.field.jacobian(run.tspan[1], self.y, run.theta)
         self.M = self.J @ self.Phi
 
-    def vjp(self, M_bar: Array) -> tuple[Array, Array, int]:
-        """(ȳ₀ (B, n), θ̄ (P,), evaluations and pullbacks made) of a cotangent (B, n, n) of M."""
+    def vjp(self, u: Array, w: Array) -> tuple[Array, Array, int]:
+        """(ȳ₀ (B, n), θ̄ (P,), evaluations and pullbacks made) of a cotangent Σ_m w_m u_mᵀ of M, u and w (B, m, n)."""
         run, n = self.run, self.shape[1]
-        J_bar = M_bar @ self.Phi.transpose(0, 2, 1)
-        u = np.broadcast_to(np.eye(n, dtype=J_bar.dtype), J_bar.shape)
-        y_bar, theta_bar = run.field.bilinear_vjp(run.tspan[1], self.y, run.theta, u, J_bar.transpose(0, 2, 1))
-        z_bar = np.concatenate([y_bar.ravel(), (self.J.transpose(0, 2, 1) @ M_bar).ravel()])
+        y_bar, theta_bar = run.field.bilinear_vjp(run.tspan[1], self.y, run.theta, u @ self.Phi.transpose(0, 2, 1), w)
+        z_bar = np.concatenate([y_bar.ravel(), ((w @ self.J).transpose(0, 2, 1) @ u).ravel()])
         pair_bar, scratch, calls = np.zeros((2, z_bar.size), z_bar.dtype), np.empty_like(z_bar), 0
         for step in range(run.grid.size - 2, -1, -1):
             t, h, weights = self._step(step)
