@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import cgutils
+from numba.core import types as numba_types
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
 
@@ -89,6 +91,19 @@ def inline(function: Callable[..., Any]) -> Any:
 def spliced(function: Callable[..., Any]) -> Any:
     """As `inline`, merged before types are known: what is compiled is the caller alone, which saves time where functions call each other in a long chain."""
     return numba.njit(function, inline="always", **_OPTIONS)
+
+
+def by_precision(double: Callable[[Any], Any], single: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of one number, for kernels: `single` where that is float32, else `double`."""
+
+    def chosen(z):
+        return single(z) if isinstance(z, np.float32) else double(z)
+
+    @overload(chosen, jit_options={"forceinline": True, **_OPTIONS})
+    def _choose(z):
+        return (lambda z: single(z)) if z == numba_types.float32 else (lambda z: double(z))
+
+    return chosen
 
 
 def dual(function: Callable[..., Any] | None = None, *, apart: bool = False) -> Any:

@@ -1,6 +1,7 @@
 """Activation functions with their first and second derivatives, element by element, on whole arrays.
 
-An activation is known by its code in compiled code and by its name elsewhere. `activate` gives y = σ(z) and σ′(z); `curvature` gives σ″(z).
+An activation is known by its code in compiled code and by its name elsewhere. `activate` gives y = σ(z) and σ′(z), `apply` y alone; `curvature` gives σ″(z).
+tanh and sigmoid are computed in the precision of their argument, the others in double.
 
     identity  z                            1                     0
     tanh      tanh z                       1 − y²                −2 y σ′
@@ -18,7 +19,7 @@ import math
 
 import numpy as np
 
-from ._jit import inline, kernel
+from ._jit import by_precision, inline, kernel
 from .errors import InputError
 
 IDENTITY, TANH, SIGMOID, SOFTPLUS, SINE, GELU, CUBE, RELU = range(8)
@@ -47,8 +48,17 @@ def activation_code(name: str) -> int:
 # vectorizes. [CW80]
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6
+_HALF_LN2_HIGH, _HALF_LN2_LOW = 3.465735900681466e-1, 2.118260682904642e-10
 _C2, _C3, _C4, _C5, _C6, _C7 = 1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040
 _C8, _C9, _C10, _C11, _C12, _C13 = 1 / 40320, 1 / 362880, 1 / 3628800, 1 / 39916800, 1 / 479001600, 1 / 6227020800
+
+# The same numbers in single precision, log 2 split after 12 bits: a literal would make everything double.
+_F = np.float32
+_F0, _FHALF, _F1, _F10, _F87 = _F(0), _F(0.5), _F(1), _F(10), _F(87)
+_F15, _F105, _F420, _F945 = _F(15), _F(105), _F(420), _F(945)
+_F2LOG2E, _FHALF_LN2_HIGH, _FHALF_LN2_LOW = _F(2 * _LOG2E), _F(0.346435546875), _F(1.38043404972693985e-4)
+_FLOG2E, _FLN2_HIGH, _FLN2_LOW = _F(_LOG2E), _F(0.693359375), _F(-2.12194440054690583e-4)
+_F3RD, _F4TH, _F5TH, _F6TH, _F7TH = _F(_C3), _F(_C4), _F(_C5), _F(_C6), _F(_C7)
 
 
 @inline
@@ -71,74 +81,191 @@ def _reduced_exp(x):
 
 
 @inline
-def _tanh(z):
-    """tanh z = (e²ᶻ − 1)/(e²ᶻ + 1) for |z| < 20 and ±1 beyond; within 3 units in the last place; NaN stays NaN."""
-    a = abs(z)
-    p, two_n = _reduced_exp(2.0 * (a if a < 20.0 else 20.0))
-    e = two_n * p + (two_n - 1.0)
-    y = e / (e + 2.0)
-    return y if z > 0.0 else (-y if z < 0.0 else z)
+def _reduced_exp_single(x):
+    """`_reduced_exp` in single precision, for −87 <= x < 87."""
+    n = np.floor(x * _FLOG2E + _FHALF)
+    r = (x - n * _FLN2_HIGH) - n * _FLN2_LOW
+    p = _F6TH + r * _F7TH
+    p = _F5TH + r * p
+    p = _F4TH + r * p
+    p = _F3RD + r * p
+    p = _FHALF + r * p
+    return r + r * r * p, np.int32((np.int32(n) + 127) << 23).view(np.float32)
+
+
+# Each rule gives (σ(z), σ′(z)).
 
 
 @inline
-def _sigmoid(z):
+def _identity(z):
+    return z, 1.0
+
+
+# tanh z with z = n log(2)/2 + u, |u| <= log(2)/4, by its addition theorem, e = 2ⁿ and tanh u = a/q, a convergent of Lambert's continued fraction:
+# tanh z = ((e − 1) q + (e + 1) a) / ((e + 1) q + (e − 1) a), odd to the last bit.
+
+
+@inline
+def _tanh_double(z):
+    """Within 3 units in the last place; ±1 beyond ±20; NaN stays NaN, and zero its sign."""
+    x = z if z < 20.0 else 20.0
+    x = x if x > -20.0 else -20.0
+    n = np.rint(x * (2.0 * _LOG2E))
+    u = (x - n * _HALF_LN2_HIGH) - n * _HALF_LN2_LOW
+    s = u * u
+    a = u * (135135.0 + s * (17325.0 + s * (378.0 + s)))
+    q = 135135.0 + s * (62370.0 + s * (3150.0 + s * 28.0))
+    e = np.int64((np.int64(n) + 1023) << 52).view(np.float64)
+    y = ((e - 1.0) * q + (e + 1.0) * a) / ((e + 1.0) * q + (e - 1.0) * a)
+    y = y if abs(z) > 0.0 else z
+    return y, 1.0 - y * y
+
+
+@inline
+def _tanh_single(z):
+    """`_tanh_double` in single precision, ±1 beyond ±10."""
+    x = z if z < _F10 else _F10
+    x = x if x > -_F10 else -_F10
+    n = np.rint(x * _F2LOG2E)
+    u = (x - n * _FHALF_LN2_HIGH) - n * _FHALF_LN2_LOW
+    s = u * u
+    a = u * (_F945 + s * (_F105 + s))
+    q = _F945 + s * (_F420 + s * _F15)
+    e = np.int32((np.int32(n) + 127) << 23).view(np.float32)
+    y = ((e - _F1) * q + (e + _F1) * a) / ((e + _F1) * q + (e - _F1) * a)
+    y = y if abs(z) > _F0 else z
+    return y, _F1 - y * y
+
+
+@inline
+def _sigmoid_double(z):
     """1/(1 + e⁻ᶻ), accurate in the tails down to e⁻⁷⁰⁰; NaN stays NaN."""
     a = abs(z)
     p, two_n = _reduced_exp(-(a if a < 700.0 else 700.0))
     e = two_n + two_n * p
     y = (e if z < 0.0 else 1.0) / (1.0 + e)
-    return y if z == z else z
+    y = y if z == z else z
+    return y, y * (1.0 - y)
+
+
+@inline
+def _sigmoid_single(z):
+    """`_sigmoid_double` in single precision, accurate down to e⁻⁸⁷."""
+    a = abs(z)
+    p, two_n = _reduced_exp_single(-(a if a < _F87 else _F87))
+    e = two_n + two_n * p
+    y = (e if z < _F0 else _F1) / (_F1 + e)
+    y = y if z == z else z
+    return y, y * (_F1 - y)
+
+
+@inline
+def _softplus(z):
+    x = np.float64(z)
+    return (max(x, 0.0) + math.log1p(math.exp(-abs(x))) if x == x else x), _sigmoid_double(x)[0]
+
+
+@inline
+def _sine(z):
+    return np.sin(z), np.cos(z)  # NaN at inf, where math.sin raises in plain Python
+
+
+@inline
+def _gelu(z):
+    x = np.float64(z)
+    cdf = 0.5 * math.erfc(-x * 0.7071067811865476)
+    return x * cdf, cdf + x * math.exp(-0.5 * x * x) * 0.3989422804014327
+
+
+@inline
+def _cube(z):
+    return z * z * z, 3.0 * z * z
+
+
+@inline
+def _relu(z):
+    return (z if z > 0.0 or z != z else 0.0), (1.0 if z > 0.0 else 0.0)
+
+
+_tanh, _sigmoid = by_precision(_tanh_double, _tanh_single), by_precision(_sigmoid_double, _sigmoid_single)
+
+
+def _loops(rule):
+    """A rule over rows, with the slopes and without."""
+
+    @inline
+    def both(z, b, slope):
+        for i in range(z.shape[0]):
+            for j in range(z.shape[1]):
+                z[i, j], slope[i, j] = rule(z[i, j] + b[j])
+
+    @inline
+    def value(z, b):
+        for i in range(z.shape[0]):
+            for j in range(z.shape[1]):
+                z[i, j] = rule(z[i, j] + b[j])[0]
+
+    return both, value
+
+
+_identity_both, _identity_value = _loops(_identity)
+_tanh_both, _tanh_value = _loops(_tanh)
+_sigmoid_both, _sigmoid_value = _loops(_sigmoid)
+_softplus_both, _softplus_value = _loops(_softplus)
+_sine_both, _sine_value = _loops(_sine)
+_gelu_both, _gelu_value = _loops(_gelu)
+_cube_both, _cube_value = _loops(_cube)
+_relu_both, _relu_value = _loops(_relu)
 
 
 @kernel
-def activate(code, z, y, slope):
-    """y = σ(z) and slope = σ′(z); all flat and of one length; y may be z itself."""
-    n = z.size
+def activate(code, z, b, slope):
+    """slope = σ′(z + b), then z = σ(z + b), in place: z and slope (rows, columns), b (columns,).
+
+    In place because LLVM vectorizes no loop that reads one array and writes another, which may be the same.
+    """
     if code == IDENTITY:
-        for i in range(n):
-            y[i] = z[i]
-            slope[i] = 1.0
+        _identity_both(z, b, slope)
     elif code == TANH:
-        for i in range(n):
-            v = _tanh(np.float64(z[i]))
-            y[i] = v
-            slope[i] = 1.0 - v * v
+        _tanh_both(z, b, slope)
     elif code == SIGMOID:
-        for i in range(n):
-            v = _sigmoid(np.float64(z[i]))
-            y[i] = v
-            slope[i] = v * (1.0 - v)
+        _sigmoid_both(z, b, slope)
     elif code == SOFTPLUS:
-        for i in range(n):
-            x = z[i]
-            y[i] = max(x, 0.0) + math.log1p(math.exp(-abs(x))) if x == x else x
-            slope[i] = _sigmoid(np.float64(x))
+        _softplus_both(z, b, slope)
     elif code == SINE:
-        for i in range(n):
-            x = z[i]
-            y[i] = np.sin(x)  # NaN at inf, where math.sin raises in plain Python
-            slope[i] = np.cos(x)
+        _sine_both(z, b, slope)
     elif code == GELU:
-        for i in range(n):
-            x = np.float64(z[i])
-            cdf = 0.5 * math.erfc(-x * 0.7071067811865476)
-            y[i] = x * cdf
-            slope[i] = cdf + x * math.exp(-0.5 * x * x) * 0.3989422804014327
+        _gelu_both(z, b, slope)
     elif code == CUBE:
-        for i in range(n):
-            x = z[i]
-            y[i] = x * x * x
-            slope[i] = 3.0 * x * x
+        _cube_both(z, b, slope)
     else:
-        for i in range(n):
-            x = z[i]
-            y[i] = x if x > 0.0 or x != x else 0.0
-            slope[i] = 1.0 if x > 0.0 else 0.0
+        _relu_both(z, b, slope)
+
+
+@kernel
+def apply(code, z, b):
+    """z = σ(z + b), as in `activate`."""
+    if code == IDENTITY:
+        _identity_value(z, b)
+    elif code == TANH:
+        _tanh_value(z, b)
+    elif code == SIGMOID:
+        _sigmoid_value(z, b)
+    elif code == SOFTPLUS:
+        _softplus_value(z, b)
+    elif code == SINE:
+        _sine_value(z, b)
+    elif code == GELU:
+        _gelu_value(z, b)
+    elif code == CUBE:
+        _cube_value(z, b)
+    else:
+        _relu_value(z, b)
 
 
 @kernel
 def curvature(code, z, y, slope, curve):
-    """curve = σ″(z), given y = σ(z) and slope = σ′(z) from `activate`; all flat and of one length."""
+    """curve = σ″(z), given y = σ(z) and slope = σ′(z); all flat and of one length."""
     n = z.size
     if code == TANH:
         for i in range(n):

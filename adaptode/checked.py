@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .combine import all_finite
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def check_span(tspan: Any, name: str = "tspan") -> tuple[float, float]:
 def check_saveat(saveat: ArrayLike | None, t0: float, t1: float, name: str = "saveat", span: str = "tspan") -> np.ndarray:
     """Output times as a float64 array, monotone from t0 to t1."""
     if saveat is None:
-        return np.array([t1])
+        return np.array([t1], np.float64)
     try:
         times = np.array(saveat, dtype=np.float64, ndmin=1)
     except (TypeError, ValueError):
@@ -50,6 +52,8 @@ def check_saveat(saveat: ArrayLike | None, t0: float, t1: float, name: str = "sa
 
 def check_tolerances(rtol: ArrayLike, atol: ArrayLike, n: int, batch: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """(atol, rtol), each of one element or of B n."""
+    if type(atol) is float and type(rtol) is float and 0.0 < atol < math.inf and 0.0 <= rtol < math.inf:
+        return np.array([atol]), np.array([rtol])
     checked = []
     for name, value in (("atol", atol), ("rtol", rtol)):
         try:
@@ -106,6 +110,8 @@ def warn_extraneous(options: dict[str, Any], stacklevel: int) -> None:
 
 def check_scale(y0: np.ndarray, atol: np.ndarray) -> None:
     """InputError where atol and y0 are both 0: an error there has no scale."""
+    if atol.all():
+        return
     bad = np.argwhere((y0 == 0) & (atol == 0 if atol.size == 1 else (atol == 0).reshape(y0.shape)))
     if len(bad):
         raise InputError(f"atol must be positive where y0 is 0, as y0[{bad[0][0]}, {bad[0][1]}] is: a relative error of 0 has no meaning")
@@ -122,10 +128,9 @@ def check_rng(rng: Any) -> np.random.Generator:
 def check_finite(y0: np.ndarray, theta: np.ndarray) -> None:
     """InputError naming the first entry of y0 or theta that is NaN or inf."""
     for name, array in (("y0", y0), ("theta", theta)):
-        bad = np.argwhere(~np.isfinite(array))
-        if len(bad):
-            index = ", ".join(map(str, bad[0]))
-            raise InputError(f"{name}[{index}] is {array[tuple(bad[0])]}; {name} must be finite")
+        if not all_finite(array):
+            bad = np.argwhere(~np.isfinite(array))[0]
+            raise InputError(f"{name}[{', '.join(map(str, bad))}] is {array[tuple(bad)]}; {name} must be finite")
 
 
 def check_ivp_tolerances(rtol: ArrayLike, atol: ArrayLike, y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

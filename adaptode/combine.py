@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ._jit import inline, kernel
 
 _BLOCK = 1024  # elements worked on at a time, so that the running sum stays in the first-level cache
@@ -110,6 +112,19 @@ def add(x, out):
     """out += x, flat."""
     for i in range(x.size):
         out[i] += x[i]
+
+
+def all_finite(x) -> bool:
+    """True when no element of an array is NaN or inf."""
+    return bool(_all_finite(x.reshape(x.size))) if x.dtype.char in "fd" else bool(np.isfinite(x).all())
+
+
+@kernel
+def _all_finite(x):
+    bad = 0
+    for i in range(x.size):
+        bad += not x[i] - x[i] == 0.0
+    return bad == 0
 
 
 @kernel

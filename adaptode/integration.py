@@ -151,7 +151,7 @@ class Integration:
         seconds = 0.0
 
         hidden = bound.owner if bound.kind == "hidden" else None  # norms are of the state and the slope themselves
-        y_seen, direction = (y, lambda x: x) if hidden is None else (hidden.state(y).ravel(), lambda x: hidden.direction(x).ravel())
+        y_seen, direction = (y, lambda x: x) if hidden is None else (hidden.base.ravel(), lambda x: hidden.direction(x).ravel())
 
         def size_of(x: Array) -> float:
             return scaled_rms(x, y_seen, y_seen, atol, rtol)

@@ -18,7 +18,10 @@ import numpy as np
 
 from ._jit import kernel
 from .combine import is_zero
-from .step import end_state, error_vector, estimates_vjp, finish, pair_rows, scaled_error, scaled_error_vjp, stiffness_slopes
+from .fields.hidden import LIFT_ROWS
+from .norms import add_squares, rms_of
+from .products import add_outer, product
+from .step import end_state, error_vector, estimates_vjp, finish, of_two, pair_rows, scaled_error, scaled_error_vjp, stiffness_slopes
 
 
 @kernel
@@ -45,32 +48,43 @@ def lifted_state(lift, a):
 
 @kernel
 def lifted(lift, a, out):
-    """out = a Ŵ, flat."""
-    batch, n = lift.base.shape
-    np.dot(a.reshape(batch, lift.weights.shape[0]), lift.weights, out.reshape(batch, n))
-
-
-@kernel
-def _lifted_step(lift, tab, h, a0, a1, K, err):
-    """Equation (1): the rows of lift.states with both ends, and the lifted error vector; err is filled."""
-    error_vector(tab, h, a0, K, err)
-    size, small = lift.base.size, a0.size
-    before = lifted_state(lift, a0)
-    lift.newest[0] = before  # the other one is to be overwritten
-    after = lifted_state(lift, a1)
-    parts = err.size // small
-    for part in range(parts):
-        lifted(lift, err[part * small : (part + 1) * small], lift.err[part * size : (part + 1) * size])
-    return before, after, lift.err[: parts * size]
+    """out = a Ŵ, flat; of all rows or some."""
+    m, n = lift.weights.shape
+    rows = a.size // m
+    product(a.reshape(rows, m), lift.weights, out.reshape(rows, n))
 
 
 @kernel
 def hidden_measure(pack, tab, h, a0, K, Y, atol, rtol, a1, err):
-    """Equations (1) and (2), in the place of `step.finish`; err stays in hidden coordinates."""
+    """Equations (1) and (2), in the place of `step.finish`; err stays in hidden coordinates.
+
+    Some rows at a time: what is lifted of them is still in the cache when its squares are taken.
+    """
     lift = pack[2]
     end_state(tab, h, a0, K, Y, a1)
-    before, after, e = _lifted_step(lift, tab, h, a0, a1, K, err)
-    q = scaled_error(tab, e, lift.states[before], lift.states[after], atol, rtol)
+    error_vector(tab, h, a0, K, err)
+    batch, n = lift.base.shape
+    small, m = a0.size, lift.weights.shape[0]
+    before = lifted_state(lift, a0)
+    after = 1 - before
+    lift.newest[0] = after
+    lift.at[after] = a1
+    sums = np.zeros((2, 4))
+    for lo in range(0, batch, LIFT_ROWS):
+        hi = min(lo + LIFT_ROWS, batch)
+        y0, y1, base = lift.states[before, lo * n : hi * n], lift.states[after, lo * n : hi * n], lift.base[lo:hi].reshape((hi - lo) * n)
+        lifted(lift, a1[lo * m : hi * m], y1)
+        for e in range(y1.size):
+            y1[e] += base[e]
+        of_atol, of_rtol = atol if atol.size == 1 else atol[lo * n : hi * n], rtol if rtol.size == 1 else rtol[lo * n : hi * n]
+        for part in range(err.size // small):
+            start = part * small
+            e_seen = lift.err[: y1.size]
+            lifted(lift, err[start + lo * m : start + hi * m], e_seen)
+            add_squares(e_seen, y0, y1, of_atol, of_rtol, sums[part])
+    q = rms_of(sums[0], batch * n)
+    if err.size > small:
+        q = of_two(q, rms_of(sums[1], batch * n))
     stiffness = np.nan
     if tab.pair_i >= 0:
         i, j = pair_rows(tab, Y)
@@ -81,21 +95,34 @@ def hidden_measure(pack, tab, h, a0, K, Y, atol, rtol, a1, err):
 
 
 @kernel
-def _rms(x):
-    total = 0.0
-    for e in range(x.size):
-        total += np.float64(x[e]) * x[e]
-    return math.sqrt(total / x.size)
+def _squares(x):
+    """The sum of squares."""
+    s0 = s1 = s2 = s3 = 0.0
+    whole = x.size - x.size % 4
+    for e in range(0, whole, 4):
+        s0 += np.float64(x[e]) * x[e]
+        s1 += np.float64(x[e + 1]) * x[e + 1]
+        s2 += np.float64(x[e + 2]) * x[e + 2]
+        s3 += np.float64(x[e + 3]) * x[e + 3]
+    for e in range(whole, x.size):
+        s0 += np.float64(x[e]) * x[e]
+    return (s0 + s1) + (s2 + s3)
 
 
 @kernel
 def _lifted_norm(lift, A, i, j):
     """Root mean square of (Aᵢ − Aⱼ) Ŵ by the small triangle."""
-    batch, m = lift.base.shape[0], lift.factor.shape[0]
-    for e in range(lift.pair.size):
-        lift.pair[e] = A[i, e] - A[j, e]
-    product = np.dot(lift.pair.reshape(batch, m), lift.factor)
-    return _rms(product.reshape(product.size)) * math.sqrt(lift.factor.shape[1] / lift.base.shape[1])  # the mean is over n components
+    (batch, n), (m, r) = lift.base.shape, lift.factor.shape
+    total = 0.0
+    for lo in range(0, batch, LIFT_ROWS):
+        hi = min(lo + LIFT_ROWS, batch)
+        pair, seen = lift.pair[: (hi - lo) * m], lift.err[: (hi - lo) * r]
+        one, other = A[i, lo * m : hi * m], A[j, lo * m : hi * m]
+        for e in range(pair.size):
+            pair[e] = one[e] - other[e]
+        product(pair.reshape(hi - lo, m), lift.factor, seen.reshape(hi - lo, r))
+        total += _squares(seen)
+    return math.sqrt(total / (batch * n))
 
 
 @kernel
@@ -107,9 +134,7 @@ def _pull(lift, x, x_bar, out_bar, weights_bar):
     down = np.dot(bar, lift.weights.T).reshape(batch * m)
     for e in range(batch * m):
         out_bar[e] += down[e]
-    product = np.dot(x.reshape(batch, m).T, bar).reshape(m * n)
-    for e in range(m * n):
-        weights_bar[e] += product[e]
+    add_outer(x.reshape(batch, m), bar, weights_bar.reshape(m, n))
 
 
 @kernel
@@ -120,8 +145,13 @@ def hidden_estimates_vjp(pack, tab, h, a0, a1, K, Y, atol, rtol, q_bar, stiffnes
     start = inner[0].size + inner[3].size
     weights_bar = theta_bar[start : start + lift.weights.size]
     base_bar = theta_bar[start + lift.weights.size :]
-    before, after, e = _lifted_step(lift, tab, h, a0, a1, K, err)
-    y0, y1 = lift.states[before], lift.states[after]
+    error_vector(tab, h, a0, K, err)
+    before = lifted_state(lift, a0)
+    lift.newest[0] = before  # the other one is to be overwritten
+    y0, y1 = lift.states[before], lift.states[lifted_state(lift, a1)]
+    e = np.empty(err.size // small * size, err.dtype)
+    for part in range(err.size // small):
+        lifted(lift, err[part * small : (part + 1) * small], e[part * size : (part + 1) * size])
     q = scaled_error(tab, e, y0, y1, atol, rtol)
     e_bar, y0_bar, y1_bar = np.zeros_like(e), np.zeros_like(y0), np.zeros_like(y0)
     scaled_error_vjp(tab, e, y0, y1, atol, rtol, q, q_bar, e_bar, y0_bar, y1_bar)
@@ -145,7 +175,7 @@ def hidden_estimates_vjp(pack, tab, h, a0, a1, K, Y, atol, rtol, q_bar, stiffnes
     norms = np.empty(2)
     for k in range(2):
         lifted(lift, pair[k], seen[k])
-        norms[k] = _rms(seen[k])
+        norms[k] = math.sqrt(_squares(seen[k]) / size)
     slopes = stiffness_slopes(tab, size, norms[0], norms[1], stiffness_bar)
     for k in range(2):
         for c in range(size):

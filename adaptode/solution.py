@@ -248,9 +248,12 @@ class Run:
         )
 
 
-def explain(status: Status, log: StepLog, t: float, slope: Array, name: str) -> str:
-    """What happened, where, in which component, and what to try; `slope` is f at the last accepted state, or where it failed: (B, n) or (n,)."""
-    if status is Status.SUCCESS:
+def explain(status: Status, log: StepLog, t: float, slope: Array | None, name: str) -> str:
+    """What happened, where, in which component, and what to try; `slope` is f at the last accepted state, or where it failed: (B, n) or (n,).
+
+    A success needs no slope.
+    """
+    if status is Status.SUCCESS or slope is None:
         return "the end of the span was reached"
     where = f"at t = {t:.9g}"
     if not len(log):

@@ -111,10 +111,11 @@ def solve(
     def seen(x: Array) -> Array:
         return hidden.state(x) if hidden else x.reshape(*x.shape[:-1], rows, field.n)
 
-    slope = hidden.direction(state.K[0]) if hidden else seen(state.K[0])
+    outputs = seen(out[:saved])
+    slope = None if status >= 0 else hidden.direction(state.K[0]) if hidden else seen(state.K[0])
     return Run(
         t=times[: min(saved, times.size)],
-        y=seen(out[: min(saved, times.size)]),
+        y=outputs[: times.size],
         steps=log,
         grid=grid,
         nfev=integration.nfev,
@@ -127,7 +128,7 @@ def solve(
         atol=tolerances[0],
         rtol=tolerances[1],
         y0=y0.copy(),
-        end=seen(out[-1] if saved == out.shape[0] else state.y),
+        end=outputs[-1] if saved == out.shape[0] else seen(state.y),
         kept_states=integration.kept("states") if every == 1 else None,
         kept_stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
         kept_checkpoints=None if every == 1 else _checkpoints(start, integration, grid.size - 1, every),

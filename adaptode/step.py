@@ -149,8 +149,13 @@ def scaled_error(tab, err, y0, y1, atol, rtol):
     if tab.e_low.size == 0:
         return scaled_rms(err, y0, y1, atol, rtol)
     n = y0.size
-    q = scaled_rms(err[:n], y0, y1, atol, rtol)
-    d = math.hypot(q, 0.1 * scaled_rms(err[n:], y0, y1, atol, rtol))
+    return of_two(scaled_rms(err[:n], y0, y1, atol, rtol), scaled_rms(err[n:], y0, y1, atol, rtol))
+
+
+@kernel(forceinline=True)
+def of_two(q, q_low):
+    """Equation (2', right) of both norms."""
+    d = math.hypot(q, 0.1 * q_low)
     if d == 0.0 or not d < math.inf:  # an infinite d must not divide an overflow away
         return d
     return q * (q / d)
@@ -240,6 +245,8 @@ def carry_vjp(tab, h, y1_bar, err_bar, y0_bar, K_bar):
     s, n = tab.b.size, y1_bar.size
     combine_vjp(h, tab.b, s, y1_bar, K_bar)
     add(y1_bar, y0_bar)
+    if is_zero(err_bar):
+        return
     if tab.adaptive:
         combine_vjp(h, tab.e, s, err_bar[:n], K_bar)
     if tab.e_low.size > 0:

@@ -20,6 +20,7 @@ from adaptode.activations import (
     TANH,
     activate,
     activation_code,
+    apply,
     curvature,
 )
 from adaptode.errors import InputError
@@ -32,9 +33,9 @@ DTYPES = (np.float64, np.float32)
 def both(name, z, kernel=True):
     """(value, slope, curvature) of a named activation on an array."""
     z = np.ascontiguousarray(z)
-    y, slope, curve = (np.full_like(z, 7.0) for _ in range(3))
+    y, slope, curve = z.copy(), np.full_like(z, 7.0), np.full_like(z, 7.0)
     call, bend = (activate, curvature) if kernel else (getattr(activate, "py_func", activate), getattr(curvature, "py_func", curvature))
-    call(CODES[name], z, y, slope)
+    call(CODES[name], y[None], -np.zeros_like(z), slope[None])
     bend(CODES[name], z, y, slope, curve)
     return y, slope, curve
 
@@ -179,14 +180,27 @@ def test_slope_and_curvature_are_the_derivatives_of_the_value(name, z):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CODES)
-def test_in_place_is_the_same(name, dtype):
-    z = np.random.default_rng(3).normal(scale=3, size=101).astype(dtype)
-    y, slope, _ = both(name, z)
-    again, slope_again = z.copy(), np.empty_like(z)
-    activate(CODES[name], again, again, slope_again)
-    np.testing.assert_array_equal(again, y)
-    np.testing.assert_array_equal(slope_again, slope)
+def test_rows_are_shifted_first_and_values_alone_are_the_same(name, dtype):
+    rng = np.random.default_rng(3)
+    z, b = rng.normal(scale=3, size=(7, 19)).astype(dtype), rng.normal(size=19).astype(dtype)
+    y, slope, _ = both(name, (z + b).ravel())
+    again, alone, slope_again = z.copy(), z.copy(), np.empty_like(z)
+    activate(CODES[name], again, b, slope_again)
+    apply(CODES[name], alone, b)
+    np.testing.assert_array_equal(again.ravel(), y)
+    np.testing.assert_array_equal(alone, again)
+    np.testing.assert_array_equal(slope_again.ravel(), slope)
     assert y.dtype == slope.dtype == dtype
+
+
+@pytest.mark.parametrize("name, bound", [("tanh", 3.0), ("sigmoid", 3.0)])
+def test_single_precision_is_within_three_ulp_over_the_whole_line(name, bound):
+    z = np.concatenate([-np.logspace(-37, 1.9, 1500)[::-1], np.logspace(-37, 1.9, 1500)]).astype(np.float32)
+    y = both(name, z)[0]
+    assert y.dtype == np.float32
+    worst = max(ulps(found, exact(name, x)[0]) for x, found in zip(z, y, strict=True))
+    assert worst <= bound
+    assert np.all(np.diff(y) >= -3 * np.spacing(np.abs(y[1:]))) and np.all(np.abs(y) <= 1.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

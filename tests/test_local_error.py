@@ -272,7 +272,7 @@ def test_a_users_field_gets_the_same_and_calls_are_counted():
                 assert pulled.evaluations == (6 if "k1" in detach else 7)
         a, b = (t.pull(1.0) for t in terms)
         assert terms[0].value == pytest.approx(terms[1].value, rel=1e-9)
-        np.testing.assert_allclose(a.theta, b.theta, rtol=0, atol=1e-8 * np.abs(b.theta).max())
+        np.testing.assert_allclose(a.theta, b.theta, rtol=0, atol=1e-6 * np.abs(b.theta).max())  # of an error that is 1e-7 of its terms
 
 
 def test_pull_is_linear_and_repeatable():

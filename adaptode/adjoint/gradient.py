@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..combine import all_finite
 from ..errors import InputError
 from ..fields.protocol import Array
 from ..solution import Run
@@ -69,8 +70,8 @@ def finite(name: str, bar: ArrayLike) -> Array:
         raise InputError(f"{name} must be an array of numbers") from None
     if bar.dtype.kind not in "fiub":
         raise InputError(f"{name} must be real numbers; got dtype {bar.dtype}")
-    bad = np.argwhere(~np.isfinite(bar))
-    if len(bad):
+    if not all_finite(bar):
+        bad = np.argwhere(~np.isfinite(bar))
         raise InputError(f"{name}[{', '.join(map(str, bad[0]))}] is {bar[tuple(bad[0])]}; cotangents must be finite")
     return bar
 

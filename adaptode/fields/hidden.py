@@ -27,17 +27,20 @@ import numpy as np
 
 from .._jit import inline, kernel
 from ..activations import IDENTITY
+from ..products import add_outer, product
 from . import mlp_kernels as kernels
 from .mlp import MLP, mlp_pack
-from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_time_pullback, mlp_value
+from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows, mlp_time_pullback, mlp_value
 from .protocol import Array, Bound
+
+LIFT_ROWS = 32  # lifted at a time; a multiple of four, as the running sums of a norm ask
 
 
 class Lift(NamedTuple):
     """Equation (1) for compiled code: base y₀ (B, n), weights Ŵ (m, n), factor Rᵀ (m, min(m, n)) of Ŵᵀ = Q R; and room for what `adaptode.lifted` works on.
 
     at (2, B m)      α of the two states lifted last       states (2, B n)   they themselves; `newest` (1,) is the number of the newer
-    err (2 B n,)     a lifted error vector                  pair (B m,)       a difference of two stages
+    err, pair        LIFT_ROWS rows of a lifted error vector, and of a difference of two stages
     """
 
     base: Array
@@ -59,13 +62,28 @@ def _width(meta):
 def _spread(t, x, width, out):
     """out = [x, t, 1] or [x, 1], row by row."""
     batch = x.size // width
-    m = out.size // batch
+    rows, wide = x.reshape(batch, width), out.reshape(batch, out.size // batch)
+    m = wide.shape[1]
     for b in range(batch):
         for j in range(width):
-            out[b * m + j] = x[b * width + j]
+            wide[b, j] = rows[b, j]
         if m == width + 2:
-            out[b * m + width] = t
-        out[b * m + m - 1] = 1.0
+            wide[b, width] = t
+        wide[b, m - 1] = 1.0
+
+
+@kernel
+def _narrow(w, width, x):
+    """The columns of w that are x's; returns the sum over those of t, or 0."""
+    batch = x.size // width
+    rows, wide = x.reshape(batch, width), w.reshape(batch, w.size // batch)
+    of_time = 0.0
+    for b in range(batch):
+        for j in range(width):
+            rows[b, j] = wide[b, j]
+        if wide.shape[1] == width + 2:
+            of_time += wide[b, width]
+    return of_time
 
 
 @kernel
@@ -95,12 +113,7 @@ def hidden_linearize(t, a, pack, out, kept):
 def hidden_pullback(t, a, pack, kept, w, a_bar, theta_bar):
     """Adds to a_bar (B m,) and to theta_bar, the cotangents of the small system's parameters and of z₀."""
     inner, x, _ = pack
-    width = _width(inner[1])
-    batch = x.size // width
-    m = w.size // batch
-    for b in range(batch):
-        for j in range(width):
-            x[b * width + j] = w[b * m + j]
+    _narrow(w, _width(inner[1]), x)
     mlp_pullback(t, a, inner, kept, x, a_bar, theta_bar)
 
 
@@ -108,16 +121,23 @@ def hidden_pullback(t, a, pack, kept, w, a_bar, theta_bar):
 def hidden_time_pullback(pack, kept, w):
     """⟨w, ∂x̂/∂t⟩, with what `hidden_linearize` kept."""
     inner, x, _ = pack
-    width = _width(inner[1])
-    batch = x.size // width
-    m = w.size // batch
-    of_time = 0.0
-    for b in range(batch):
-        for j in range(width):
-            x[b * width + j] = w[b * m + j]
-        if m == width + 2:
-            of_time += w[b * m + width]
+    of_time = _narrow(w, _width(inner[1]), x)
     return of_time + mlp_time_pullback(inner, kept, x)
+
+
+def _times(a: Array, b: Array) -> Array:
+    """a b of two matrices."""
+    out = np.empty((a.shape[0], b.shape[1]), b.dtype)
+    product(np.ascontiguousarray(a), b, out)
+    return out
+
+
+@kernel
+def hidden_rows(pack, lo, hi):
+    """As `mlp_rows`, for the small system."""
+    inner, x, lift = pack
+    own, shared, one = mlp_rows(inner, lo, hi)
+    return (own, x[: (hi - lo) * _width(inner[1])], lift), shared, one
 
 
 class HiddenCoordinates:
@@ -133,10 +153,10 @@ class HiddenCoordinates:
         self._last = field.n_params - hidden_size(field) * n
         self.W1, self.weights = theta[: self._second].reshape(n, -1), theta[self._last :].reshape(-1, n)
         self.shape = batch, len(self.weights)
-        self._inner = np.concatenate([(self.weights @ self.W1).ravel(), theta[self._second : self._last]])
+        self._inner = np.concatenate([_times(self.weights, self.W1).ravel(), theta[self._second : self._last]])
         code, time = (int(field.meta[i]) for i in (kernels.HIDDEN, kernels.TIME))
         meta = np.array([len(field.sizes) - 2, time, IDENTITY, code, code, self.shape[1], *field.sizes[1:-1]])
-        self._meta, self._shift = meta, (self.base @ self.W1).ravel()
+        self._meta, self._shift = meta, _times(self.base, self.W1).ravel()
         self._factor = np.linalg.qr(self.weights.T, mode="r").T.copy()
         self.n_params = self._inner.size + batch * field.sizes[1] + self.weights.size + base.size
 
@@ -144,7 +164,7 @@ class HiddenCoordinates:
         """Those of the same parameters that begin at other states (B, n)."""
         other = copy.copy(self)
         other.base = np.ascontiguousarray(base)
-        other._shift = (other.base @ other.W1).ravel()
+        other._shift = _times(other.base, other.W1).ravel()
         return other
 
     @property
@@ -161,15 +181,15 @@ class HiddenCoordinates:
         return Bound("hidden", *functions, (pack, room, self._lift()), kept, owner=self, time_pullback=hidden_time_pullback)
 
     def _lift(self) -> Lift:
-        dtype, size, small = self.base.dtype, self.base.size, self.shape[0] * self.shape[1]
-        at = np.full((2, small), np.nan, dtype)  # no state is lifted yet
-        room = np.empty((2, size), dtype), np.zeros(1, np.int64), np.empty(2 * size, dtype), np.empty(small, dtype)
+        dtype, (m, n) = self.base.dtype, self.weights.shape
+        at = np.full((2, self.size), np.nan, dtype)  # no state is lifted yet
+        room = np.empty((2, self.base.size), dtype), np.zeros(1, np.int64), np.empty(LIFT_ROWS * n, dtype), np.empty(LIFT_ROWS * m, dtype)
         return Lift(self.base, self.weights, self._factor, at, *room)
 
     def direction(self, alpha: Array) -> Array:
         """α Ŵ: what a stage, a slope or an error of the small system is in y, (…, B, n)."""
-        with np.errstate(over="ignore", invalid="ignore"):  # what blew up is told by the status
-            return alpha.reshape(*alpha.shape[:-1], *self.shape) @ self.weights
+        rows = _times(alpha.reshape(-1, self.shape[1]), self.weights)
+        return rows.reshape(*alpha.shape[:-1], *self.base.shape)
 
     def state(self, alpha: Array) -> Array:
         """y₀ + α Ŵ of flat α (…, B m): (…, B, n)."""
@@ -177,7 +197,7 @@ class HiddenCoordinates:
 
     def pull_output(self, y_bar: Array) -> Array:
         """Equation (3): ᾱ (…, B m) of cotangents (…, B, n)."""
-        return (y_bar @ self.weights.T).reshape(*y_bar.shape[:-2], self.size)
+        return _times(y_bar.reshape(-1, self.base.shape[1]), self.weights.T.copy()).reshape(*y_bar.shape[:-2], self.size)
 
     def pull(self, bar: Array, alpha: Array, y_bar: Array) -> tuple[Array, Array]:
         """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of a vector of cotangents (n_params,) and of outputs at α (k, B m) with cotangents (k, B, n)."""
@@ -187,14 +207,18 @@ class HiddenCoordinates:
         weights = z0 + rows * self.W1.shape[1]
         base = weights + self.weights.size
         M_bar, z0_bar = bar[:mixing].reshape(self.shape[1], -1), bar[z0:weights].reshape(rows, -1)
-        theta_bar[: self._second] = (self.base.T @ z0_bar + self.weights.T @ M_bar).ravel()
+        W1_bar, weights_bar = theta_bar[: self._second].reshape(self.W1.shape), theta_bar[self._last :].reshape(self.weights.shape)
+        W1_transposed = self.W1.T.copy()
+        add_outer(self.base, z0_bar, W1_bar)
+        add_outer(self.weights, M_bar, W1_bar)
         theta_bar[self._second : self._last] = bar[mixing:z0]
-        weights_bar = M_bar @ self.W1.T + bar[weights:base].reshape(self.weights.shape)
-        y0_bar = z0_bar @ self.W1.T + bar[base:].reshape(self.base.shape)
+        product(M_bar, W1_transposed, weights_bar)
+        weights_bar += bar[weights:base].reshape(self.weights.shape)
+        y0_bar = _times(z0_bar, W1_transposed)
+        y0_bar += bar[base:].reshape(self.base.shape)
         for a, out_bar in zip(alpha, y_bar, strict=True):
-            weights_bar += a.reshape(self.shape).T @ out_bar
+            add_outer(a.reshape(self.shape), out_bar, weights_bar)
             y0_bar += out_bar
-        theta_bar[self._last :] = weights_bar.ravel()
         return y0_bar, theta_bar
 
 

@@ -196,9 +196,9 @@ class MLP(Field):
 def mlp_pack(theta: Array, meta: Array, batch: int, dtype: Any, shift: Array | None = None) -> tuple[tuple[Array, ...], int]:
     """What the kernels take in the place of theta, and how many numbers `mlp_linearize` keeps."""
     sizes = meta[kernels.SIZES :]
-    widest, largest = sizes.max(), (sizes[:-1] * sizes[1:]).max()
-    work = np.empty(3 * batch * widest + max(largest, widest), dtype)
+    work = np.empty((3 * batch + 1) * int(sizes.max()), dtype)
     shift = np.empty(0, dtype) if shift is None else shift
     before, after = meta[kernels.PRE] != IDENTITY, meta[kernels.OUTER] != IDENTITY
     kept = batch * (2 * sizes[0] * before + 2 * sizes[1:-1].sum() + sizes[-1] * after)
-    return (np.ascontiguousarray(theta, dtype=dtype), meta, work, shift), int(kept)
+    theta = np.ascontiguousarray(theta, dtype=dtype)
+    return (theta, meta, work, shift, kernels.mlp_transposed(theta, meta)), int(kept)

@@ -6,7 +6,8 @@ import numpy as np
 
 from .._jit import kernel
 from ..activations import IDENTITY, activate, curvature
-from .mlp_kernels import LAYERS, PRE, SIZES, _affine, _code, _largest, _layer_gradient, _matrix, _parameters, _sees_time
+from ..products import add_outer, product
+from .mlp_kernels import LAYERS, PRE, SIZES, _add_row, _affine, _code, _layer_gradient, _matrix, _parameters, _sees_time, _sum_rows, _widest, _zeros
 
 _ROWS = 256  # tangents that go through the layers at a time
 
@@ -18,7 +19,7 @@ def mlp_bilinear(t, y, pack, directions, u, w, y_bar, theta_bar):
     u may be flat (directions, n), the same for all samples, where there is no preactivation: the first product is then made once. Samples go through the
     layers some at a time, so that what they keep stays in the cache.
     """
-    theta, meta, _, _ = pack
+    theta, meta, _, _, _ = pack
     n, m = meta[SIZES], meta[SIZES + 1]
     batch = y.size // n
     shared = u.size < w.size
@@ -39,12 +40,12 @@ def mlp_bilinear(t, y, pack, directions, u, w, y_bar, theta_bar):
 @kernel
 def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta_bar):
     """Equation (4) for some samples; where u is shared, with first = u W₁ of all of them, and Σ_b ż̄ of the first layer added to first_bar."""
-    theta, meta, work, _ = pack
+    theta, meta, _, _, transposed = pack
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     rows = batch * directions
     shared = first.size > 0
-    weights = work[work.size - _largest(meta) :]
+    room = np.empty(_widest(meta), y.dtype)
     widths = 0
     for layer in range(layers + 1):
         widths += meta[SIZES + layer]
@@ -55,7 +56,7 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
     size, z_size = batch * n, rows * n
     x[:size] = y
     if meta[PRE] != IDENTITY:
-        activate(meta[PRE], y, x[:size], slope[:size])
+        activate(meta[PRE], _matrix(x, 0, batch, n), _zeros(room, n), _matrix(slope, 0, batch, n))
         curvature(meta[PRE], y, x[:size], slope[:size], curve[:size])
     if not shared:
         z_dot[:z_size] = u
@@ -65,13 +66,15 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
         m = meta[SIZES + layer + 1]
         c = a + before
         z = np.empty((batch, m), y.dtype)
-        next_start = _affine(t, _matrix(x, batch * a, batch, before), theta, start, _sees_time(meta, layer), z)
+        row, next_start = _affine(t, _matrix(x, batch * a, batch, before), theta, start, _sees_time(meta, layer), z, room)
+        _add_row(row, z)
         flat, lo, hi = z.reshape(z.size), batch * c, batch * (c + m)
-        activate(_code(meta, layer), flat, x[lo:hi], slope[lo:hi])
+        x[lo:hi] = flat
+        activate(_code(meta, layer), _matrix(x, lo, batch, m), _zeros(room, m), _matrix(slope, lo, batch, m))
         curvature(_code(meta, layer), flat, x[lo:hi], slope[lo:hi], curve[lo:hi])
         z_dots = first if shared and layer == 0 else _matrix(z_dot, rows * c, rows, m)
         if not shared or layer > 0:
-            np.dot(_matrix(x_dot, rows * a, rows, before), _matrix(theta, start, before, m), z_dots)
+            product(_matrix(x_dot, rows * a, rows, before), _matrix(theta, start, before, m), z_dots)
         _scaled_rows(z_dots, _matrix(slope, lo, batch, m), _matrix(x_dot, rows * c, rows, m))
         a, start, before = c, next_start, m
 
@@ -86,26 +89,33 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
         # x_bar and x_dot_bar are now z̄ and ż̄
         start = end - _parameters(meta, layer)
         a -= before
-        _layer_gradient(t, _matrix(x, batch * a, batch, before), x_bar, start, _sees_time(meta, layer), weights, theta_bar)
+        _sum_rows(x_bar, room[:m])
+        _layer_gradient(t, _matrix(x, batch * a, batch, before), x_bar, room[:m], start, _sees_time(meta, layer), theta_bar)
         if shared and layer == 0:
             for r in range(rows):
                 total, own = first_bar[r % directions], x_dot_bar[r]
                 for j in range(m):
                     total[j] += own[j]
         else:
-            np.dot(_matrix(x_dot, rows * a, rows, before).T, x_dot_bar, _matrix(weights, 0, before, m))
-            for i in range(before * m):
-                theta_bar[start + i] += weights[i]
-        transposed = _matrix(theta, start, before, m).T
-        x_bar = np.dot(x_bar, transposed)
+            add_outer(_matrix(x_dot, rows * a, rows, before), x_dot_bar, _matrix(theta_bar, start, before, m))
+        back = _matrix(transposed, start, m, before)
+        x_bar = _times(x_bar, back)
         if layer > 0 or meta[PRE] != IDENTITY:
-            x_dot_bar = np.dot(x_dot_bar, transposed)
+            x_dot_bar = _times(x_dot_bar, back)
         end = start
     if meta[PRE] != IDENTITY:
         _curve_pullback(_matrix(z_dot, 0, rows, n), _matrix(slope, 0, batch, n), _matrix(curve, 0, batch, n), x_bar, x_dot_bar)
     flat = x_bar.reshape(batch * n)
     for i in range(flat.size):
         y_bar[i] += flat[i]
+
+
+@kernel
+def _times(a, b):
+    """a b, in a new array."""
+    c = np.empty((a.shape[0], b.shape[1]), a.dtype)
+    product(a, b, c)
+    return c
 
 
 @kernel

@@ -14,6 +14,7 @@ import numpy as np
 
 from .._jit import kernel
 from ..activations import IDENTITY
+from ..products import product
 from .mlp_kernels import LAYERS, OUTER, PRE, SIZES, _matrix, _parameters, _scale_rows, _widest
 
 _ROWS = 512  # tangents a group of samples
@@ -23,7 +24,7 @@ _WHOLE = 16  # n from which the last product is made in place, transposed
 @kernel
 def mlp_jacobian(pack, batch, kept, J):
     """Equation (1) with the slopes that `mlp_linearize` kept, into J (batch, n, n)."""
-    theta, meta, _, _ = pack
+    theta, meta, _, _, _ = pack
     layers, n = meta[LAYERS], meta[SIZES]
     group = min(batch, max(1, _ROWS // n))
     one, two = np.empty(group * n * _widest(meta), kept.dtype), np.empty(group * n * _widest(meta), kept.dtype)
@@ -49,7 +50,7 @@ def mlp_jacobian(pack, batch, kept, J):
                     np.dot(W.T, x[b * n : (b + 1) * n].T, J[first + b])
             else:
                 z = _matrix(two if layer % 2 == 1 else one, 0, count * n, m)
-                np.dot(x, W, z)
+                product(x, W, z)
                 x = z
         for b in range(count):
             if layers == 1 or n < _WHOLE:

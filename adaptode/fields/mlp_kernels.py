@@ -12,17 +12,18 @@ Rows are samples. Layer l = 1 … L, with x₀ = p(y), slopes D = σ′(z), curv
      and below the first layer, through p:   ȳ = p′ ⊙ x̄ + p″ ⊙ Σ_m u_m ⊙ ẋ̄₀ₘ
 (5)  t̄ = Σ_l ⟨Σ_B z̄_l, v_l⟩ over the layers that see the time, with (3)'s z̄
 
-Parameters lie flat, layer after layer: W (in, out) row by row, v (out) where present, b (out). `pack` is (theta, meta, work, shift);
-meta = [L, time mode, preactivation, hidden activation, outer activation, n₀, …, n_L], work three areas of B max(n) and one of max(in·out, out),
-shift (B n₁,) is added to z of the first layer, or is empty; its cotangent goes after the parameters' in theta_bar.
+Parameters lie flat, layer after layer: W (in, out) row by row, v (out) where present, b (out). `pack` is (theta, meta, work, shift, transposed);
+meta = [L, time mode, preactivation, hidden activation, outer activation, n₀, …, n_L], work three areas of B max(n) and one of max(n),
+shift (B n₁,) is added to z of the first layer, or is empty; its cotangent goes after the parameters' in theta_bar; transposed has each Wᵀ where theta has W.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .._jit import inline, kernel
-from ..activations import IDENTITY, activate
+from .._jit import borrow, inline, kernel
+from ..activations import IDENTITY, activate, apply
+from ..products import add_outer, product
 
 LAYERS, TIME, PRE, HIDDEN, OUTER, SIZES = range(6)
 TIME_NONE, TIME_FIRST, TIME_EVERY = range(3)
@@ -40,16 +41,16 @@ def _code(meta, layer):
 
 @inline
 def _widest(meta):
-    return meta[SIZES : SIZES + meta[LAYERS] + 1].max()
+    widest = 0
+    for layer in range(meta[LAYERS] + 1):
+        widest = max(widest, meta[SIZES + layer])
+    return widest
 
 
 @inline
-def _largest(meta):
-    """Size of the last area of `work`."""
-    largest = _widest(meta)
-    for layer in range(meta[LAYERS]):
-        largest = max(largest, meta[SIZES + layer] * meta[SIZES + layer + 1])
-    return largest
+def _borrowed(pack):
+    theta, meta, work, shift, transposed = pack
+    return borrow(theta), borrow(meta), borrow(work), borrow(shift), borrow(transposed)
 
 
 @inline
@@ -58,45 +59,60 @@ def _matrix(flat, start, rows, columns):
 
 
 @kernel
-def _affine(t, x, theta, start, sees_time, z):
-    """z = x W + (b + t v), equation (1); returns where the next layer's parameters start."""
+def _affine(t, x, theta, start, sees_time, z, room):
+    """z = x W of equation (1); returns what is to be added to each row, b + t v, which may lie in `room`, and where the next layer's parameters start."""
     rows, columns = x.shape[1], z.shape[1]
-    np.dot(x, _matrix(theta, start, rows, columns), z)
+    product(x, _matrix(theta, start, rows, columns), z)
     v = start + rows * columns
-    b = v + columns if sees_time else v
-    shift = theta[b : b + columns].copy()
-    if sees_time:
-        for j in range(columns):
-            shift[j] += t * theta[v + j]
+    if not sees_time:
+        return theta[v : v + columns], v + columns
+    b = v + columns
+    for j in range(columns):
+        room[j] = theta[b + j] + t * theta[v + j]
+    return room[:columns], b + columns
+
+
+@kernel
+def _zeros(room, columns):
+    """A row in `room` that changes nothing where it is added: 0 would take the sign off −0."""
+    row = room[:columns]
+    row[:] = -0.0
+    return row
+
+
+@kernel
+def _add_row(row, z):
     for i in range(z.shape[0]):
-        for j in range(columns):
-            z[i, j] += shift[j]
-    return b + columns
+        for j in range(z.shape[1]):
+            z[i, j] += row[j]
 
 
 @kernel
 def mlp_value(t, y, pack, out):
     """Equation (1) through all layers: out = f(t, y; θ), flat."""
-    theta, meta, work, shift = pack
+    y, out = borrow(y), borrow(out)
+    theta, meta, work, shift, _ = _borrowed(pack)
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     area = batch * _widest(meta)
-    slope = work[2 * area : 3 * area]
+    room = work[3 * area :]
     x = _matrix(y, 0, batch, n)
     if meta[PRE] != IDENTITY:
         x = _matrix(work, area, batch, n)
-        activate(meta[PRE], y, x.reshape(x.size), slope)
+        x[:] = _matrix(y, 0, batch, n)
+        apply(meta[PRE], x, _zeros(room, n))
     start = 0
     for layer in range(layers):
         m = meta[SIZES + layer + 1]
         z = _matrix(out, 0, batch, m) if layer == layers - 1 else _matrix(work, (layer % 2) * area, batch, m)
-        start = _affine(t, x, theta, start, _sees_time(meta, layer), z)
+        row, start = _affine(t, x, theta, start, _sees_time(meta, layer), z, room)
         if layer == 0 and shift.size > 0:
             _add(shift, z.reshape(z.size))
         code = _code(meta, layer)
-        if code != IDENTITY:
-            flat = z.reshape(z.size)
-            activate(code, flat, flat, slope)
+        if code == IDENTITY:
+            _add_row(row, z)
+        else:
+            apply(code, z, row)
         x = z
 
 
@@ -112,34 +128,39 @@ def mlp_linearize(t, y, pack, out, kept):
 
     With an empty `out` only what is kept is computed.
     """
-    theta, meta, work, shift = pack
+    y, out, kept = borrow(y), borrow(out), borrow(kept)
+    theta, meta, work, shift, _ = _borrowed(pack)
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
+    room = work[3 * batch * _widest(meta) :]
     x = _matrix(y, 0, batch, n)
     k = 0
     if meta[PRE] != IDENTITY:
         x = _matrix(kept, 0, batch, n)
-        activate(meta[PRE], y, kept[: y.size], kept[y.size : 2 * y.size])
+        x[:] = _matrix(y, 0, batch, n)
+        activate(meta[PRE], x, _zeros(room, n), _matrix(kept, y.size, batch, n))
         k = 2 * y.size
     start = 0
     for layer in range(layers):
-        size = batch * meta[SIZES + layer + 1]
+        m = meta[SIZES + layer + 1]
+        size = batch * m
         last = layer == layers - 1
         if last and out.size == 0 and meta[OUTER] == IDENTITY:
             return
         if last:
-            z = _matrix(out if out.size > 0 else work, 0, batch, size // batch)
+            z = _matrix(out if out.size > 0 else work, 0, batch, m)
         else:
-            z = _matrix(kept, k, batch, size // batch)
-        start = _affine(t, x, theta, start, _sees_time(meta, layer), z)
-        flat = z.reshape(size)
+            z = _matrix(kept, k, batch, m)
+        row, start = _affine(t, x, theta, start, _sees_time(meta, layer), z, room)
         if layer == 0 and shift.size > 0:
-            _add(shift, flat)
+            _add(shift, z.reshape(size))
         if not last:
-            activate(meta[HIDDEN], flat, flat, kept[k + size : k + 2 * size])
+            activate(meta[HIDDEN], z, row, _matrix(kept, k + size, batch, m))
             k += 2 * size
         elif meta[OUTER] != IDENTITY:
-            activate(meta[OUTER], flat, flat, kept[k : k + size])
+            activate(meta[OUTER], z, row, _matrix(kept, k, batch, m))
+        else:
+            _add_row(row, z)
         x = z
 
 
@@ -150,6 +171,12 @@ def _kept_total(meta, batch):
     for layer in range(meta[LAYERS] - 1):
         total += 2 * batch * meta[SIZES + layer + 1]
     return total
+
+
+@kernel
+def kept_size(meta, batch):
+    """How many numbers `mlp_linearize` keeps."""
+    return _kept_total(meta, batch) + (batch * meta[SIZES + meta[LAYERS]] if meta[OUTER] != IDENTITY else 0)
 
 
 @inline
@@ -174,7 +201,7 @@ def _multiply(a, b, out):
 @kernel
 def mlp_pushforward(pack, batch, kept, directions, y_dot, out):
     """Equation (2) for `directions` tangents a sample, slopes from `mlp_linearize`: y_dot and out are flat (B, directions, n)."""
-    theta, meta, _, _ = pack
+    theta, meta, _, _, _ = pack
     layers, n = meta[LAYERS], meta[SIZES]
     rows = batch * directions
     x_dot = y_dot.copy().reshape(rows, n)
@@ -186,7 +213,7 @@ def mlp_pushforward(pack, batch, kept, directions, y_dot, out):
     for layer in range(layers):
         m = meta[SIZES + layer + 1]
         z_dot = np.empty((rows, m), y_dot.dtype)
-        np.dot(x_dot, _matrix(theta, start, x_dot.shape[1], m), z_dot)
+        product(x_dot, _matrix(theta, start, x_dot.shape[1], m), z_dot)
         start += _parameters(meta, layer)
         if layer < layers - 1:
             _scale_rows(z_dot, _matrix(kept, k + batch * m, batch, m))
@@ -207,20 +234,30 @@ def _scale_rows(x, slope):
 
 
 @kernel
-def _layer_gradient(t, x, z_bar, start, sees_time, weights, theta_bar):
-    """W̄ += xᵀ z̄, b̄ += Σ_B z̄, v̄ += t Σ_B z̄ of equation (3); `weights` is scratch of in·out."""
-    rows, columns = x.shape[1], z_bar.shape[1]
-    product = _matrix(weights, 0, rows, columns)
-    np.dot(x.T, z_bar, product)
-    size = rows * columns
-    for i in range(size):
-        theta_bar[start + i] += weights[i]
-    total = weights[:columns]
+def _sum_rows(z_bar, total):
+    """total = Σ_B z̄"""
     total[:] = 0.0
     for i in range(z_bar.shape[0]):
-        for j in range(columns):
+        for j in range(z_bar.shape[1]):
             total[j] += z_bar[i, j]
-    b = start + size
+
+
+@kernel
+def _through(x_bar, slope, total):
+    """In place z̄ = D ⊙ x̄⁺ of equation (3), and total = Σ_B z̄."""
+    total[:] = 0.0
+    for i in range(x_bar.shape[0]):
+        for j in range(x_bar.shape[1]):
+            x_bar[i, j] *= slope[i, j]
+            total[j] += x_bar[i, j]
+
+
+@kernel
+def _layer_gradient(t, x, z_bar, total, start, sees_time, theta_bar):
+    """W̄ += xᵀ z̄, and with total = Σ_B z̄   b̄ += total, v̄ += t total of equation (3)."""
+    rows, columns = x.shape[1], z_bar.shape[1]
+    add_outer(x, z_bar, _matrix(theta_bar, start, rows, columns))
+    b = start + rows * columns
     if sees_time:
         for j in range(columns):
             theta_bar[b + j] += t * total[j]
@@ -232,19 +269,24 @@ def _layer_gradient(t, x, z_bar, start, sees_time, weights, theta_bar):
 @kernel
 def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
     """Equation (3) from the last layer to the first, with what `mlp_linearize` kept; adds to y_bar and theta_bar."""
-    theta, meta, work, shift = pack
+    y, kept, w, y_bar, theta_bar = borrow(y), borrow(kept), borrow(w), borrow(y_bar), borrow(theta_bar)
+    theta, meta, work, shift, transposed = _borrowed(pack)
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     area = batch * _widest(meta)
-    weights = work[3 * area :]
+    room = work[3 * area :]
     k = _kept_total(meta, batch)
     end = theta.size
-    z_bar = _matrix(w, 0, batch, w.size // batch)
+    columns = w.size // batch
+    z_bar = _matrix(w, 0, batch, columns)
     if meta[OUTER] != IDENTITY:
-        z_bar = _matrix(work, 2 * area, batch, w.size // batch)
-        _multiply(w, kept[k : k + w.size], z_bar.reshape(w.size))
+        z_bar = _matrix(work, 2 * area, batch, columns)
+        z_bar[:] = _matrix(w, 0, batch, columns)
+        _through(z_bar, _matrix(kept, k, batch, columns), room[:columns])
+    else:
+        _sum_rows(z_bar, room[:columns])
     for layer in range(layers - 1, -1, -1):
-        m = meta[SIZES + layer]
+        m, columns = meta[SIZES + layer], z_bar.shape[1]
         size = batch * m
         start = end - _parameters(meta, layer)
         if layer > 0:
@@ -254,28 +296,40 @@ def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
             x = _matrix(kept, 0, batch, m)
         else:
             x = _matrix(y, 0, batch, m)
-        _layer_gradient(t, x, z_bar, start, _sees_time(meta, layer), weights, theta_bar)
+        _layer_gradient(t, x, z_bar, room[:columns], start, _sees_time(meta, layer), theta_bar)
         if layer == 0 and shift.size > 0:
             _add(z_bar.reshape(shift.size), theta_bar[theta.size :])
         x_bar = _matrix(work, (layer % 2) * area, batch, m)
-        np.dot(z_bar, _matrix(theta, start, m, z_bar.shape[1]).T, x_bar)
-        flat = x_bar.reshape(size)
+        product(z_bar, _matrix(transposed, start, columns, m), x_bar)
         if layer > 0:
-            _multiply(flat, kept[k + size : k + 2 * size], flat)
-        elif meta[PRE] != IDENTITY:
-            for i in range(size):
-                y_bar[i] += flat[i] * kept[size + i]
+            _through(x_bar, _matrix(kept, k + size, batch, m), room[:m])
         else:
-            for i in range(size):
-                y_bar[i] += flat[i]
+            flat = x_bar.reshape(size)
+            if meta[PRE] != IDENTITY:
+                for i in range(size):
+                    y_bar[i] += flat[i] * kept[size + i]
+            else:
+                _add(flat, y_bar)
         z_bar = x_bar
         end = start
 
 
 @kernel
+def mlp_transposed(theta, meta):
+    """A vector with Wᵀ where theta has W, layer after layer: what the transposes of a pullback multiply by."""
+    out = np.empty_like(theta)
+    start = 0
+    for layer in range(meta[LAYERS]):
+        rows, columns = meta[SIZES + layer], meta[SIZES + layer + 1]
+        _matrix(out, start, columns, rows)[:] = _matrix(theta, start, rows, columns).T
+        start += _parameters(meta, layer)
+    return out
+
+
+@kernel
 def mlp_time_pullback(pack, kept, w):
     """Equation (5), with what `mlp_linearize` kept: ⟨w, ∂f/∂t⟩."""
-    theta, meta, work, _ = pack
+    theta, meta, work, _, transposed = pack
     layers = meta[LAYERS]
     n = meta[SIZES + layers]
     batch = w.size // n
@@ -298,10 +352,25 @@ def mlp_time_pullback(pack, kept, w):
         if layer == 0:
             break
         x_bar = _matrix(work, (layer % 2) * area, batch, m)
-        np.dot(z_bar, _matrix(theta, start, m, columns).T, x_bar)
+        product(z_bar, _matrix(transposed, start, columns, m), x_bar)
         flat = x_bar.reshape(batch * m)
         k -= 2 * batch * m
         _multiply(flat, kept[k + batch * m : k + 2 * batch * m], flat)
         z_bar = x_bar
         end = start
     return t_bar
+
+
+@kernel
+def mlp_packed(theta, meta, batch, back):
+    """A `pack` for `batch` samples, for pullbacks too if `back`."""
+    work, nothing = np.empty((3 * batch + 1) * _widest(meta), theta.dtype), np.empty(0, theta.dtype)
+    return theta, meta, work, nothing, mlp_transposed(theta, meta) if back else nothing
+
+
+@kernel
+def mlp_rows(pack, lo, hi):
+    """`pack` for samples lo … hi − 1; how many cotangents of parameters all samples share, and how many are one sample's own."""
+    theta, meta, work, shift, transposed = pack
+    one = meta[SIZES + 1] if shift.size > 0 else 0
+    return (theta, meta, work, shift[lo * one : hi * one], transposed), theta.size, one
