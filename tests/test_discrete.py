@@ -484,3 +484,19 @@ def test_a_field_without_a_derivative_in_time_leaves_the_ends_out():
     gradient = discrete(run, TANH.y)
     both = np.sum(TANH.y**2) * np.exp((0.25 - 1.0) / 2)  # L = |y0|^2 exp((t0^2 - t1^2)/2)
     np.testing.assert_allclose((gradient.t0, gradient.t1), (0.5 * both, -both), rtol=1e-8)
+
+
+def test_samples_in_tiles_give_the_gradient_of_all_at_once():
+    rng = np.random.default_rng(0)
+    for field, coordinates in ((ao.MLP((2, 64, 64, 2), time="first"), "state"), (ao.MLP((40, 12, 40), time="every"), "hidden")):
+        theta, y0 = field.init(0), rng.normal(size=(150, field.n))
+        run = ao.solve(field, theta, y0, (0.0, 1.0), coordinates=coordinates, rtol=1e-5, atol=1e-5, saveat=[0.3, 1.0])
+        bars = rng.normal(size=run.y.shape)
+        tiled = ao.adjoint.discrete(run, bars, ends=False)  # with `ends`, all at once
+        whole = ao.adjoint.discrete(run, bars)
+        assert tiled.evaluations == whole.evaluations
+        np.testing.assert_allclose(tiled.theta, whole.theta, rtol=0, atol=1e-13 * np.abs(whole.theta).max())
+        np.testing.assert_allclose(tiled.y0, whole.y0, rtol=0, atol=1e-13 * np.abs(whole.y0).max())
+        # the same bits when the states are computed again, part by part
+        again = ao.solve(field, theta, y0, (0.0, 1.0), coordinates=coordinates, rtol=1e-5, atol=1e-5, saveat=[0.3, 1.0], keep=2)
+        np.testing.assert_array_equal(ao.adjoint.discrete(again, bars, ends=False).theta, tiled.theta)

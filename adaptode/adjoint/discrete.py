@@ -16,145 +16,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._jit import dual, specialize
-from ..combine import add, combine_vjp, is_zero
-from ..dense import dense_weights, inside, locate
+from ..dense import inside, locate
 from ..errors import InputError
-from ..fields.hidden import hidden_linearize, hidden_pullback
-from ..fields.mlp_kernels import mlp_linearize, mlp_pullback
-from ..fields.protocol import Array, Bound
-from ..fields.sockets import socket_linearize, socket_pullback, through_socket
-from ..lifted import hidden_estimates_vjp
+from ..fields.protocol import Array
 from ..solution import Run
-from ..step import bound_linearize, bound_pullback, carry_vjp, estimates_vjp, linearized_stages, pullback, stages_vjp
 from .checkpoints import check_parts
 from .ends import Ends
 from .gradient import Gradient, check_run, finite, outputs
-
-
-class Grid(NamedTuple):
-    """The accepted steps: times (m + 1,), states (m + 1, N), stages (m, s, N), or none of these (0, s, N)."""
-
-    t: Array
-    states: Array
-    stages: Array
-
-
-class Cotangents(NamedTuple):
-    """What comes in, in the order of time: outputs by step index and fraction θ of the step, (k, N); q̄ and S̄ of every step, (m,)."""
-
-    step: Array
-    fraction: Array
-    output: Array
-    error: Array
-    stiffness: Array
-
-
-class Scratch(NamedTuple):
-    """Buffers of one step, S = s + extra stages: Y, K, K_bar (S, N), kept (S, R), Y_pair_bar (2, N), err, err_bar (N,) or (2 N,), y0_bar, Y_bar (N,)."""
-
-    Y: Array
-    K: Array
-    K_bar: Array
-    kept: Array
-    Y_pair_bar: Array
-    err: Array
-    err_bar: Array
-    y0_bar: Array
-    Y_bar: Array
-
-
-@dual
-def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, first, last):
-    """Walks some steps home: y_bar (N,) becomes λ at their start, theta_bar (P,) is added to; returns evaluations and pullbacks made.
-
-    first, last: whether they begin with the run's first step, and end with its last. If not, the scratch of the steps after them is found as it was left.
-    """
-    Y, K, K_bar, kept, Y_pair_bar, err, err_bar, y0_bar, Y_bar = scratch
-    s, total = tab.b.size, tab.c.size
-    steps = grid.t.size - 1
-    last_output = cotangents.step.size - 1
-    calls = 0
-    for n in range(steps - 1, -1, -1):
-        t, h = grid.t[n], grid.t[n + 1] - grid.t[n]
-        y0, y1 = grid.states[n], grid.states[n + 1]
-        y0_bar[:] = 0.0
-        err_bar[:] = 0.0
-        Y_pair_bar[:] = 0.0
-        final = last and n == steps - 1
-        if tab.fsal and not final:  # the next step's first stage is this step's last
-            K_bar[s - 1] = K_bar[0]
-            K[s - 1] = K[0]
-            kept[s - 1] = kept[0]
-        else:
-            K_bar[s - 1] = 0.0
-        K_bar[: s - 1] = 0.0
-        K_bar[s:] = 0.0
-        stages = s
-        while last_output >= 0 and cotangents.step[last_output] == n:
-            bar = cotangents.output[last_output]
-            if cotangents.fraction[last_output] == 1.0:
-                add(bar, y_bar)
-            elif cotangents.fraction[last_output] == 0.0:
-                add(bar, y0_bar)
-            else:
-                combine_vjp(h, dense_weights(tab, cotangents.fraction[last_output]), total, bar, K_bar)
-                add(bar, y0_bar)
-                stages = total
-            last_output -= 1
-        q_bar, stiffness_bar = cotangents.error[n], cotangents.stiffness[n]
-        opened = q_bar != 0.0 or stiffness_bar != 0.0
-
-        # with FSAL, the very last stage of all is needed only if something depends on it
-        stop = s
-        if tab.fsal:
-            Y[s - 1] = y1
-            if not final or not (opened or stages > s or not is_zero(K_bar[s - 1])):
-                stop = s - 1
-        if grid.stages.shape[0] > 0:
-            K[:s] = grid.stages[n]
-        calls += linearized_stages(theta, tab, t, h, y0, 0, stop, Y, K, kept, grid.stages.shape[0] > 0)
-        calls += linearized_stages(theta, tab, t, h, y0, s, stages, Y, K, kept, False)
-
-        if opened:
-            estimates_vjp(
-                theta, tab, h, y0, y1, K, Y, atol, rtol, q_bar, stiffness_bar, err, y_bar, err_bar, y0_bar, K_bar, Y_pair_bar, theta_bar
-            )
-        carry_vjp(tab, h, y_bar, err_bar, y0_bar, K_bar)
-        calls += stages_vjp(theta, tab, t, h, Y, kept, 1, Y_pair_bar, Y_bar, y0_bar, K_bar[:stages], theta_bar)
-        if not (tab.fsal and (n > 0 or not first)) and not is_zero(K_bar[0]):
-            pullback(t, y0, theta, kept[0], K_bar[0], y0_bar, theta_bar)
-            calls += 1
-        y_bar[:] = y0_bar
-    return calls
-
-
-_sweep_mlp = specialize(sweep, compiled=True, linearize=mlp_linearize, pullback=mlp_pullback)
-_sweep_hidden = specialize(sweep, compiled=True, linearize=hidden_linearize, pullback=hidden_pullback, estimates_vjp=hidden_estimates_vjp)
-_sweep_socket = specialize(sweep, compiled=True, linearize=socket_linearize, pullback=socket_pullback)
-_sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pullback=bound_pullback)
-
-
-def enter(bound: Bound, *arguments: Any) -> int:
-    """`sweep` by the copy that serves the field."""
-    if bound.kind == "mlp":
-        return _sweep_mlp(bound.pack, *arguments)
-    if bound.kind == "hidden":
-        return _sweep_hidden(bound.pack, *arguments)
-    if bound.kind == "python":
-        return _sweep_python(bound, *arguments)
-    return through_socket(_sweep_socket, _sweep_python, bound, *arguments)
+from .sweep import Cotangents, Grid, Scratch, Tile, enter, enter_all_tiles, new_scratch, tile_rows
 
 
 class Walk:
     """The way home of one run, part by part: what a part hands to the part before it lies in `scratch`, `y0` and `theta`."""
 
-    def __init__(self, run: Run, cotangents: Cotangents, ends: bool) -> None:
+    def __init__(self, run: Run, cotangents: Cotangents, ends: bool, tiled: bool = True) -> None:
         dtype, size, hidden = run.end.dtype, run.start.size, run.coordinates
         self.run, self.cotangents, self.calls = run, cotangents, 0
         self.enter, self.single, self.at = enter, False, run.grid.size - 1  # single: a step at a time; at: the step now at hand, the first of those
@@ -162,14 +42,16 @@ class Walk:
         self.ends = Ends(run, self.bound) if ends and run.field.has("time_vjp") else None
         self.y0, self.theta = np.zeros(size, dtype), np.zeros(run.field.n_params if hidden is None else hidden.n_params, dtype)
         self.alpha = None if hidden is None else np.empty_like(cotangents.output)
-        total = self.tab.c.size
-        self.scratch = Scratch(
-            *(np.zeros((total, size), dtype) for _ in range(3)),
-            np.empty((total, self.bound.kept), dtype),
-            np.empty((2, size), dtype),
-            *(np.empty(run.method.estimates * size, dtype) for _ in range(2)),
-            *(np.empty(size, dtype) for _ in range(2)),
-        )
+        self.batch, self.scratch = run.end.shape[0], cast(Scratch, None)  # or tiles have theirs
+        self.tiles: list[Tile] = []
+        apart = tiled and self.ends is None and not cotangents.error.any() and not cotangents.stiffness.any()
+        self.rows = tile_rows(run.method, self.bound, self.batch, size, dtype) if apart else self.batch
+        self.whole = self.rows < self.batch and run.kept_states is not None  # all steps come at once
+        if self.rows == self.batch:
+            self.scratch = new_scratch(run.method, size, self.bound.kept, dtype)
+        elif not self.whole:
+            cuts = [*range(0, self.batch, self.rows), self.batch]
+            self.tiles = [Tile(run.method, self.bound, self.batch, size, lo, hi, dtype) for lo, hi in pairwise(cuts)]
 
     def back(self, first: int, states: Array, stages: Array) -> None:
         """Over the steps from number `first` on, between `states` (k + 1, N), with their stages (k, s, N) or none; they come in the order of the way home."""
@@ -184,15 +66,23 @@ class Walk:
         run, final, scratch, bars = self.run, self.run.grid.size - 1, self.scratch, self.cotangents
         lo, hi = np.searchsorted(bars.step, (a, b))
         part = Cotangents(bars.step[lo:hi] - a, bars.fraction[lo:hi], bars.output[lo:hi], bars.error[a:b], bars.stiffness[a:b])
-        look = self.ends is not None and b - a == 1 and (a == 0 or b == final)
-        carried = scratch.K_bar[0].copy() if look and self.tab.fsal and b < final else None
-        grid = Grid(run.grid[a : b + 1], states, stages)
-        arguments = (self.tab, grid, run.atol, run.rtol, part, scratch, self.y0, self.theta, a == 0, b == final)
+        grid, tolerances, first, last = Grid(run.grid[a : b + 1], states, stages), (run.atol, run.rtol), a == 0, b == final
         self.at = a
-        self.calls += int(self.enter(self.bound, *arguments))
-        if look:
-            with np.errstate(over="ignore", invalid="ignore"):  # looked at in the end
-                self.ends.add(a, part, scratch, carried)  # type: ignore[union-attr]
+        if self.whole:
+            sizes = self.bound.kept, self.batch, self.rows
+            self.calls += enter_all_tiles(self.bound, self.tab, grid, *tolerances, part, *sizes, self.y0, self.theta)
+        elif self.tiles:
+            self.calls += max(tile.back(self.tab, grid, tolerances, part, self.y0, first, last) for tile in self.tiles)
+            if first:
+                for tile in self.tiles:
+                    tile.join(self.theta)
+        else:
+            look = self.ends is not None and b - a == 1 and (first or last)
+            carried = scratch.K_bar[0].copy() if look and self.tab.fsal and not last else None
+            self.calls += int(self.enter(self.bound, self.tab, grid, *tolerances, part, scratch, self.y0, self.theta, first, last))
+            if look:
+                with np.errstate(over="ignore", invalid="ignore"):  # looked at in the end
+                    self.ends.add(a, part, scratch, carried)  # type: ignore[union-attr]
         if self.alpha is not None:
             for n in np.unique(part.step):
                 which = np.flatnonzero(part.step == n)

@@ -23,7 +23,7 @@ from ..fields.protocol import Array, Bound
 from ..solution import Run
 
 if TYPE_CHECKING:
-    from .discrete import Cotangents, Scratch
+    from .sweep import Cotangents, Scratch
 
 
 def _dot(a: Array, b: Array) -> float:

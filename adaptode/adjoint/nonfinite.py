@@ -12,7 +12,8 @@ from ..fields.protocol import Array
 from ..solution import Run
 from ..step import bound_linearize, bound_pullback
 from .checkpoints import check_parts
-from .discrete import Cotangents, Walk, sweep
+from .discrete import Walk
+from .sweep import Cotangents, sweep
 
 _ADVICE = (
     "A derivative of the field that is infinite there (a root or a logarithm at 0)? Cotangents that grow beyond the largest number, "
@@ -49,7 +50,7 @@ def block_of(run: Run, theta_bar: Array) -> str:
 
 def raise_nonfinite(run: Run, cotangents: Cotangents, budget: int | None) -> NoReturn:
     """NonFiniteGradientError with the step, stage and block where the gradient of a run first is not finite on its way home."""
-    walk = Walk(run, cotangents, False)
+    walk = Walk(run, cotangents, False, tiled=False)
     walk.enter, walk.single = _sweep_watched, True
     m = run.grid.size - 1
     try:

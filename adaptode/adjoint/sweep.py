@@ -1,0 +1,244 @@
+"""The way home, compiled: the transposes of some accepted steps, one after the other.
+
+On a given grid samples see each other in nothing but the norms of a step. So where no norm has a cotangent, all steps are walked with some samples, then with
+the next: a step's stages, which are many arrays, then stay in the cache. Cotangents of parameters are summed within a tile of samples, then tile by tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._jit import borrow, dual, specialize
+from ..combine import add, combine_vjp, is_zero
+from ..dense import dense_weights
+from ..fields.hidden import hidden_linearize, hidden_pullback, hidden_rows
+from ..fields.mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows
+from ..fields.protocol import Array, Bound
+from ..fields.sockets import socket_linearize, socket_pullback, through_socket
+from ..lifted import hidden_estimates_vjp
+from ..step import borrowed, bound_linearize, bound_pullback, carry_vjp, estimates_vjp, linearized_stages, pullback, stages_vjp
+from ..tableau import Tableau
+
+_CACHE = 2**20  # bytes of a core's second-level cache
+_LEAST = 32  # samples a tile: fewer, and products are slow
+
+
+class Grid(NamedTuple):
+    """The accepted steps: times (m + 1,), states (m + 1, N), stages (m, s, N), or none of these (0, s, N)."""
+
+    t: Array
+    states: Array
+    stages: Array
+
+
+class Cotangents(NamedTuple):
+    """What comes in, in the order of time: outputs by step index and fraction θ of the step, (k, N); q̄ and S̄ of every step, (m,)."""
+
+    step: Array
+    fraction: Array
+    output: Array
+    error: Array
+    stiffness: Array
+
+
+class Scratch(NamedTuple):
+    """Buffers of one step, S = s + extra stages: Y, K, K_bar (S, N), kept (S, R), Y_pair_bar (2, N), err, err_bar (N,) or (2 N,), y0_bar, Y_bar (N,)."""
+
+    Y: Array
+    K: Array
+    K_bar: Array
+    kept: Array
+    Y_pair_bar: Array
+    err: Array
+    err_bar: Array
+    y0_bar: Array
+    Y_bar: Array
+
+
+@dual
+def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, first, last):
+    """Walks some steps home: y_bar (N,) becomes λ at their start, theta_bar (P,) is added to; returns evaluations and pullbacks made.
+
+    first, last: whether they begin with the run's first step, and end with its last. If not, the scratch of the steps after them is found as it was left.
+    """
+    Y, K, K_bar, kept, Y_pair_bar = borrow(scratch.Y), borrow(scratch.K), borrow(scratch.K_bar), borrow(scratch.kept), borrow(scratch.Y_pair_bar)
+    err, err_bar, y0_bar, Y_bar = borrow(scratch.err), borrow(scratch.err_bar), borrow(scratch.y0_bar), borrow(scratch.Y_bar)
+    grid, tab = Grid(borrow(grid.t), borrow(grid.states), borrow(grid.stages)), borrowed(tab)
+    y_bar, theta_bar = borrow(y_bar), borrow(theta_bar)
+    s, total = tab.b.size, tab.c.size
+    steps = grid.t.size - 1
+    last_output = cotangents.step.size - 1
+    calls = 0
+    for n in range(steps - 1, -1, -1):
+        t, h = grid.t[n], grid.t[n + 1] - grid.t[n]
+        y0, y1 = grid.states[n], grid.states[n + 1]
+        y0_bar[:] = 0.0
+        err_bar[:] = 0.0
+        Y_pair_bar[:] = 0.0
+        final = last and n == steps - 1
+        if tab.fsal and not final:  # the next step's first stage is this step's last
+            K_bar[s - 1] = K_bar[0]
+            K[s - 1] = K[0]
+            kept[s - 1] = kept[0]
+        else:
+            K_bar[s - 1] = 0.0
+        K_bar[: s - 1] = 0.0
+        K_bar[s:] = 0.0
+        stages = s
+        while last_output >= 0 and cotangents.step[last_output] == n:
+            bar = cotangents.output[last_output]
+            if cotangents.fraction[last_output] == 1.0:
+                add(bar, y_bar)
+            elif cotangents.fraction[last_output] == 0.0:
+                add(bar, y0_bar)
+            else:
+                combine_vjp(h, dense_weights(tab, cotangents.fraction[last_output]), total, bar, K_bar)
+                add(bar, y0_bar)
+                stages = total
+            last_output -= 1
+        q_bar, stiffness_bar = cotangents.error[n], cotangents.stiffness[n]
+        opened = q_bar != 0.0 or stiffness_bar != 0.0
+
+        # with FSAL, the very last stage of all is needed only if something depends on it
+        stop = s
+        if tab.fsal:
+            Y[s - 1] = y1
+            if not final or not (opened or stages > s or not is_zero(K_bar[s - 1])):
+                stop = s - 1
+        if grid.stages.shape[0] > 0:
+            K[:s] = grid.stages[n]
+        calls += linearized_stages(theta, tab, t, h, y0, 0, stop, Y, K, kept, grid.stages.shape[0] > 0)
+        calls += linearized_stages(theta, tab, t, h, y0, s, stages, Y, K, kept, False)
+
+        if opened:
+            estimates_vjp(
+                theta, tab, h, y0, y1, K, Y, atol, rtol, q_bar, stiffness_bar, err, y_bar, err_bar, y0_bar, K_bar, Y_pair_bar, theta_bar
+            )
+        carry_vjp(tab, h, y_bar, err_bar, y0_bar, K_bar)
+        calls += stages_vjp(theta, tab, t, h, Y, kept, 1, Y_pair_bar, Y_bar, y0_bar, K_bar[:stages], theta_bar)
+        if not (tab.fsal and (n > 0 or not first)) and not is_zero(K_bar[0]):
+            pullback(t, y0, theta, kept[0], K_bar[0], y0_bar, theta_bar)
+            calls += 1
+        y_bar[:] = y0_bar
+    return calls
+
+
+sweep_mlp = specialize(sweep, compiled=True, linearize=mlp_linearize, pullback=mlp_pullback)
+_sweep_hidden = specialize(sweep, compiled=True, linearize=hidden_linearize, pullback=hidden_pullback, estimates_vjp=hidden_estimates_vjp)
+_sweep_socket = specialize(sweep, compiled=True, linearize=socket_linearize, pullback=socket_pullback)
+_sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pullback=bound_pullback)
+
+
+def enter(bound: Bound, *arguments: Any) -> int:
+    """`sweep` by the copy that serves the field."""
+    if bound.kind == "mlp":
+        return sweep_mlp(bound.pack, *arguments)
+    if bound.kind == "hidden":
+        return _sweep_hidden(bound.pack, *arguments)
+    if bound.kind == "python":
+        return _sweep_python(bound, *arguments)
+    return through_socket(_sweep_socket, _sweep_python, bound, *arguments)
+
+
+def new_scratch(method: Tableau, size: int, kept: int, dtype: Any) -> Scratch:
+    """For states of `size` numbers of which `kept` are kept a stage."""
+    total = method.stages + method.extra_stages
+    rows = (np.zeros((total, size), dtype) for _ in range(3))
+    errors = (np.empty(method.estimates * size, dtype) for _ in range(2))
+    return Scratch(*rows, np.empty((total, kept), dtype), np.empty((2, size), dtype), *errors, *(np.empty(size, dtype) for _ in range(2)))
+
+
+# --- by tiles of samples ----------------------------------------------------------------------------------------------------
+
+_ROWS = {"mlp": mlp_rows, "hidden": hidden_rows}
+
+
+def tile_rows(method: Tableau, bound: Bound, batch: int, size: int, dtype: Any) -> int:
+    """Samples that are walked home together, of `size` numbers in all: as many as the cache holds a step of, where the field lets them be told apart."""
+    if bound.kind not in _ROWS:
+        return batch
+    stages = method.stages + method.extra_stages
+    row = np.dtype(dtype).itemsize * (stages * (3 * size + bound.kept) + 4 * size) / batch
+    return min(batch, max(_LEAST, int(_CACHE / row) // _LEAST * _LEAST))
+
+
+class Tile:
+    """Some samples of a run on their way home, part by part."""
+
+    def __init__(self, method: Tableau, bound: Bound, batch: int, size: int, lo: int, hi: int, dtype: Any) -> None:
+        n, kept = size // batch, bound.kept // batch
+        pack, self.shared, one = _ROWS[bound.kind](bound.pack, lo, hi)
+        self.bound = bound._replace(pack=pack)
+        self.theta = np.zeros(self.shared + one * (hi - lo), dtype)
+        self.numbers, self.own = slice(lo * n, hi * n), slice(self.shared + lo * one, self.shared + hi * one)
+        self.scratch = new_scratch(method, (hi - lo) * n, (hi - lo) * kept, dtype)
+
+    def back(self, tab: Any, grid: Grid, tolerances: tuple[Array, Array], bars: Cotangents, y_bar: Array, first: bool, last: bool) -> int:
+        """`sweep` over some steps of the whole run, its tile of them."""
+        which = self.numbers
+        states, stages = (np.ascontiguousarray(x[..., which]) for x in (grid.states, grid.stages))
+        bars = bars._replace(output=np.ascontiguousarray(bars.output[:, which]))
+        return enter(self.bound, tab, Grid(grid.t, states, stages), *tolerances, bars, self.scratch, y_bar[which], self.theta, first, last)
+
+    def join(self, theta_bar: Array) -> None:
+        """Its cotangents of parameters, added."""
+        theta_bar[: self.shared] += self.theta[: self.shared]
+        theta_bar[self.own] += self.theta[self.shared :]
+
+
+def rows_of(theta, lo, hi):
+    """As `mlp_rows`; bound by `specialize`."""
+    raise NotImplementedError
+
+
+def home(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, first, last):
+    """`sweep` of one kind of field; bound by `specialize`."""
+    raise NotImplementedError
+
+
+@dual
+def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, y_bar, theta_bar):
+    """A whole run, as by `Tile` after `Tile`: one's arrays are gone when the next begins."""
+    n, total, calls = y_bar.size // batch, tab.c.size, 0
+    step, fraction, output, error, stiffness = cotangents
+    dtype = y_bar.dtype
+    for lo in range(0, batch, rows):
+        hi = min(lo + rows, batch)
+        own, shared, one = rows_of(theta, lo, hi)
+        a, b = lo * n, hi * n
+        size = b - a
+        stages = np.empty((grid.stages.shape[0], grid.stages.shape[1], size), dtype)
+        for i in range(stages.shape[0]):
+            stages[i] = grid.stages[i, :, a:b]
+        part = Grid(grid.t, grid.states[:, a:b].copy(), stages)
+        bars = Cotangents(step, fraction, output[:, a:b].copy(), error, stiffness)
+        rooms = np.zeros((3, total, size), dtype)
+        scratch = Scratch(
+            rooms[0],
+            rooms[1],
+            rooms[2],
+            np.empty((total, kept // batch * (hi - lo)), dtype),
+            np.empty((2, size), dtype),
+            np.empty(size, dtype),
+            np.empty(size, dtype),
+            np.empty(size, dtype),
+            np.empty(size, dtype),
+        )
+        bar = np.zeros(shared + one * (hi - lo), dtype)
+        calls = max(calls, home(own, tab, part, atol, rtol, bars, scratch, y_bar[a:b], bar, True, True))
+        add(bar[:shared], theta_bar[:shared])
+        add(bar[shared:], theta_bar[shared + one * lo : shared + one * hi])
+    return calls
+
+
+_ALL_TILES = {
+    "mlp": specialize(all_tiles, compiled=True, home=sweep_mlp, rows_of=mlp_rows),
+    "hidden": specialize(all_tiles, compiled=True, home=_sweep_hidden, rows_of=hidden_rows),
+}
+
+
+def enter_all_tiles(bound: Bound, *arguments: Any) -> int:
+    """`all_tiles` by the copy that serves the field."""
+    return int(_ALL_TILES[bound.kind](bound.pack, *arguments))
