@@ -45,6 +45,7 @@ _PUBLIC = {
     "TimeRescaled": "fields",
     "augment": "fields",
     "Gradient": "adjoint",
+    "Flow": "adjoint.flow",
     "DriftWarning": "adjoint",
     "memory_report": "adjoint.memory",
     "check_gradients": "adjoint.check",

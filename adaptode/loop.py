@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ._jit import JIT_DISABLED, borrow, dual, inline, specialize
-from .control import accepts, next_factor, next_time
+from .control import SMALLEST, accepts, compiled_first_guess, compiled_first_size, next_factor, next_time
 from .dense import dense_state
 from .fields.hidden import hidden_value_row
 from .fields.mlp_kernels import mlp_value_row
@@ -19,6 +19,7 @@ from .fields.protocol import Array
 from .fields.rhs import Rhs
 from .fields.sockets import inlined_value, socket_value
 from .lifted import hidden_measure
+from .norms import scaled_rms
 from .solution import MAX_STEPS, NONFINITE, RUNNING, SUCCESS, TOO_SMALL
 from .step import borrowed, bound_value, constant, measure, stages, unrolled, value
 from .tableau import Tableau
@@ -162,6 +163,33 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
             count[STATUS] = SUCCESS
 
 
+@dual
+def begin(theta, rule, span, atol, rtol, state, t0, limit, order):
+    """f(t₀, y₀), and the first step by `control.first_step`, not longer than `limit`; a start that is not finite ends the solve here."""
+    y, y1, Y, K, clock, count = state.y, state.y1, state.Y, state.K, state.clock, state.count
+    for e in range(y.size):
+        Y[0, e] = y[e]
+    value(t0, Y, 0, theta, K, 0)
+    count[NFEV], count[FRESH], count[STATUS] = 1, 1, RUNNING
+    for e in range(y.size):
+        if not math.isfinite(K[0, e]):
+            count[STATUS] = NONFINITE
+            return
+    d1 = scaled_rms(K[0], y, y, atol, rtol)
+    h0 = compiled_first_guess(scaled_rms(y, y, y, atol, rtol), d1, limit)
+    clock[H] = SMALLEST
+    if h0 > 0.0:
+        h = y.dtype.type(span.direction * h0)
+        for e in range(y.size):
+            Y[0, e] = y[e] + h * K[0, e]
+        value(t0 + span.direction * h0, Y, 0, theta, K, 1)
+        count[NFEV] = 2
+        for e in range(y.size):
+            y1[e] = K[1, e] - K[0, e]
+        clock[H] = compiled_first_size(h0, scaled_rms(y1, y, y, atol, rtol), d1, order, limit)
+
+
+begin_mlp = specialize(begin, compiled=True, value=mlp_value_row)
 advance_mlp = specialize(advance, compiled=True, value=mlp_value_row)
 advance_hidden = specialize(advance, compiled=True, value=hidden_value_row, measure=hidden_measure)
 advance_socket = specialize(advance, compiled=True, value=socket_value)

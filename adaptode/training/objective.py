@@ -97,6 +97,7 @@ class Objective:
             raise InputError(f"penalties must be a list such as [adaptode.LocalError(0.1)]; got {penalties!r}")
         self.field, self.loss, self.head, self.penalties = field, loss, head, tuple(penalties)
         self.tspan, self.dtype = check_span(tspan), np.dtype(dtype)
+        self._forwards = self.tspan[1] >= self.tspan[0]
         check_tolerances(rtol, atol, field.n, 1, self.dtype)
         self.method, self.controller = get_tableau(method), get_controller(controller)
         if not self.method.adaptive:
@@ -177,22 +178,25 @@ class Objective:
 
     def output(self, params: ArrayLike, run: Run) -> Array:
         """What the loss sees of a run: the head's outputs (B, ·) or the states (B, n); with observation times, of each of them, (B, k, ·)."""
-        return self._output(self.split(params)[1], run)[0]
+        return self._output(self.split(params)[1], self._states(run))[0]
 
-    def _output(self, phi: Array, run: Run) -> tuple[Array, Callable[[Array], tuple[list[Array], Array]]]:
-        """The output, and its transpose: cotangents (B, n) of the states at the observed times, in order, and φ̄."""
+    def _states(self, run: Run) -> Array:
+        """The states that the loss sees, (k, B, n), one at the end without observation times."""
         if self.times is None:
-            states = run.y1
-        else:
-            states = np.stack([run.y[np.flatnonzero(run.t == t)[0]] for t in self.times], axis=1)
+            return run.y1[None]
+        return run.y if run.t.size == self.times.size else run.y[np.searchsorted(*((run.t, self.times) if self._forwards else (-run.t, -self.times)))]
+
+    def _output(self, phi: Array, seen: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        """The output, and its transpose: cotangents (k, B, n) of the states at the observed times, in order, and φ̄."""
+        states = seen[0] if self.times is None else np.ascontiguousarray(seen.transpose(1, 0, 2))
         flat = states.reshape(-1, self.field.n)
         output = self.head.value(phi, flat) if self.head else flat
 
-        def transpose(output_bar: Array) -> tuple[list[Array], Array]:
+        def transpose(output_bar: Array) -> tuple[Array, Array]:
             flat_bar = output_bar.reshape(output.shape)
             bar, phi_bar = self.head.vjp(phi, flat, flat_bar) if self.head else (flat_bar, phi)
             bar = bar.reshape(states.shape)
-            return ([bar] if self.times is None else [np.ascontiguousarray(bar[:, i]) for i in range(self.times.size)]), phi_bar
+            return bar[None] if self.times is None else np.ascontiguousarray(bar.transpose(1, 0, 2)), phi_bar
 
         return output.reshape(*states.shape[:-1], -1), transpose
 
@@ -238,7 +242,7 @@ class Objective:
         saveat = sorted({*observed, *(t for times in wanted for t in times)}, reverse=span[1] < span[0])
         run = self.solve(params, X, saveat, span, reservoirs=seeds)
 
-        output, transpose = self._output(phi, run)
+        output, transpose = self._output(phi, self._states(run))
         task, output_bar = self._loss(output, y)
         bars, phi_bar = transpose(output_bar)
         jumps = dict(zip(observed, bars, strict=True))
@@ -274,6 +278,15 @@ class Objective:
             error=float(run.accepted("error").max(initial=0.0)),
             start=start_bar,
         )
+
+    def compiled(self) -> Objective:
+        """The same objective by `adaptode.Flow`: quick where states are a few numbers; InputError where there is more to it than an MLP and a loss.
+
+        Its steps and gradients are the same to rounding; penalties, other adjoints and fields, and several BLAS threads are for the objective itself.
+        """
+        from .compiled import CompiledObjective
+
+        return CompiledObjective(self)
 
     def config(self) -> dict[str, Any]:
         """Everything that makes this objective, for JSON: a checkpoint of another one is refused."""

@@ -1,0 +1,209 @@
+"""A solve and its gradient as two calls of compiled code, for states so small that everything around the arithmetic costs more than it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._jit import kernel
+from ..checked import check_saveat, check_span, check_tolerances
+from ..control import Controller, get_controller
+from ..errors import InputError, NonFiniteGradientError
+from ..fields.mlp import MLP
+from ..fields.mlp_kernels import kept_size, mlp_packed
+from ..fields.protocol import Array
+from ..loop import KEPT, NFEV, ROWS, SAVED, STATUS, Span, State, Store, T, advance_mlp, begin_mlp, stage_rows
+from ..solution import RUNNING, SUCCESS
+from ..solver import solve
+from ..tableau import Tableau, get_tableau
+from .discrete import discrete
+from .sweep import Cotangents, Grid, Scratch, sweep_mlp
+
+_ROWS = 32  # attempts of a chunk
+
+
+class Tape(NamedTuple):
+    """What a gradient needs of a solve: its arguments, the accepted times (m + 1,) and the states (m + 1, N) there; evaluations, and the largest error."""
+
+    theta: Array
+    y0: Array
+    grid: Array
+    states: Array
+    nfev: int
+    error: float
+
+
+class Flow:
+    """y(times) of an MLP's flow from y₀, and the transpose of that map: the steps and numbers of `adaptode.solve` and `adaptode.adjoint.discrete`.
+
+    field         an MLP; solved in its own coordinates                tspan        (t0, t1), t1 ≠ t0
+    times         (k,) in the order of integration; None: t1 alone     the rest     as in `adaptode.solve`
+
+    `flow(theta, y0)` gives the states (k, B, n) and a tape; `flow.vjp(tape, y_bar)` takes cotangents (k, B, n) and gives ȳ₀ (B, n), θ̄ (P,) and how many
+    evaluations and pullbacks it made. To be quick it leaves out the log, and pauses in which Ctrl-C is seen. SolveError and InputError are those of `solve`,
+    which is asked again where something failed, NonFiniteGradientError that of `discrete`. A call takes some microseconds over its arithmetic, which counts
+    where states are a few numbers; for large ones it gains nothing, nor has it hidden coordinates.
+
+    >>> import adaptode as ao, numpy as np
+    >>> field = ao.MLP((2, 8, 2))
+    >>> flow = ao.Flow(field, (0.0, 1.0), rtol=1e-6, atol=1e-6)
+    >>> y, tape = flow(field.init(0), np.ones((3, 2)))
+    >>> y0_bar, theta_bar, calls = flow.vjp(tape, y)         # of |y(1)|^2 / 2
+    >>> y.shape, y0_bar.shape, theta_bar.shape
+    ((1, 3, 2), (3, 2), (42,))
+    """
+
+    def __init__(
+        self,
+        field: MLP,
+        tspan: tuple[float, float],
+        *,
+        method: str | Tableau = "Tsit5",
+        rtol: float = 1e-6,
+        atol: float = 1e-6,
+        times: ArrayLike | None = None,
+        controller: str | Controller | None = None,
+        max_steps: int = 10_000,
+        dtype: Any = np.float64,
+    ) -> None:
+        if not isinstance(field, MLP):
+            raise InputError(f"a Flow is compiled around an MLP; got {field!r}. adaptode.solve takes any field")
+        self.field, self.tspan, self.dtype = field, check_span(tspan), np.dtype(dtype)
+        t0, t1 = self.tspan
+        if t0 == t1:
+            raise InputError(f"a Flow needs a span of some length; got {tspan}")
+        self.method, self.controller = get_tableau(method), get_controller(controller)
+        if not self.method.adaptive:
+            raise InputError(f"{self.method.name} has no error estimate to choose its steps by; a Flow needs an adaptive method")
+        self.times = check_saveat(times, t0, t1, "times")
+        self._options = {"method": self.method, "rtol": rtol, "atol": atol, "controller": self.controller, "max_steps": int(max_steps)}
+        tolerances = check_tolerances(rtol, atol, field.n, 1, self.dtype)
+        if any(x.size > 1 for x in tolerances):
+            raise InputError("a Flow takes one rtol and one atol for all components")
+        rule = self.controller.rule(self.method.error_order)
+        span = Span(t1, 1.0 if t1 > t0 else -1.0, np.inf, int(max_steps), self.times)
+        limit = abs(t1 - t0) if self.controller.clip_first_step else np.inf
+        numbers = (t0, limit, self.method.error_order, stage_rows(self.method), self.method.estimates)
+        self._fixed = (field.meta, self.method.coefficients(self.dtype), rule, span, *tolerances, numbers)
+
+    def __call__(self, theta: Array, y0: Array) -> tuple[Array, Tape]:
+        """The states (k, B, n) at the times, and what `vjp` needs; theta (P,), y0 (B, n)."""
+        theta, y0 = np.ascontiguousarray(theta, self.dtype), np.ascontiguousarray(y0, self.dtype)
+        status, nfev, error, y, grid, states = _flow(theta, y0, *self._fixed) if self._fit(theta, y0) else (-1, 0, 0.0, y0, y0, y0)
+        if status != SUCCESS:
+            self._again(theta, y0)
+        return y, Tape(theta, y0, grid, states, nfev, error)
+
+    def vjp(self, tape: Tape, y_bar: Array) -> tuple[Array, Array, int]:
+        """ȳ₀ (B, n) and θ̄ (P,) of cotangents (k, B, n) of the states, and the evaluations and pullbacks made."""
+        y_bar = np.ascontiguousarray(y_bar, self.dtype)
+        if y_bar.shape != (self.times.size, *tape.y0.shape):
+            raise InputError(f"y_bar must have the shape of the states, {(self.times.size, *tape.y0.shape)}; got {y_bar.shape}")
+        meta, tab, _, span, atol, rtol, numbers = self._fixed
+        y0_bar, theta_bar, calls, finite = _flow_vjp(tape.theta, y_bar, meta, tab, span, atol, rtol, numbers, tape.grid, tape.states)
+        if not finite:
+            discrete(self._again(tape.theta, tape.y0), y_bar)
+            raise NonFiniteGradientError("the gradient is NaN or infinite")  # and `discrete` found none
+        return y0_bar, theta_bar, calls
+
+    def _fit(self, theta: Array, y0: Array) -> bool:
+        return theta.shape == (self.field.n_params,) and y0.ndim == 2 and y0.shape[1] == self.field.n and y0.shape[0] > 0
+
+    def _again(self, theta: Array, y0: Array) -> Any:
+        """The run by `solve`, which says what is wrong."""
+        return solve(self.field, theta, y0, self.tspan, saveat=self.times, coordinates="state", **self._options).require_success()
+
+
+@kernel
+def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers):
+    """(status, evaluations, largest accepted error, outputs (k, B, n), accepted times (m + 1,), states there (m + 1, N))."""
+    t0, limit, order, rows, estimates = numbers
+    batch, n = y0.shape
+    size, dtype = y0.size, y0.dtype
+    pack = mlp_packed(theta, meta, batch, False)
+    state = State(
+        y0.copy().reshape(size),
+        np.empty(size, dtype),
+        np.empty(estimates * size, dtype),
+        np.empty((rows, size), dtype),
+        np.empty((tab.c.size, size), dtype),
+        np.array([t0, 0.0, rule.start, rule.start]),
+        np.zeros(8, np.int64),
+    )
+    times, count = span.saveat, state.count
+    out = np.empty((times.size, batch, n), dtype)
+    flat = out.reshape(times.size, size)
+    while count[SAVED] < times.size and times[count[SAVED]] == t0:
+        flat[count[SAVED]] = state.y
+        count[SAVED] += 1
+    grid, states = np.empty(_ROWS + 1), np.empty((_ROWS + 1, size), dtype)
+    steps, worst = 0, 0.0
+    begin_mlp(pack, rule, span, atol, rtol, state, t0, limit, order)
+    logs = np.empty((4, _ROWS))
+    store = Store(
+        logs[0],
+        logs[1],
+        logs[2],
+        logs[3],
+        np.empty(_ROWS, np.bool_),
+        np.empty((0, estimates * size), dtype),
+        np.empty((_ROWS, size), dtype),
+        np.empty((0, 0, size), dtype),
+        flat,
+    )
+    while count[STATUS] == RUNNING:
+        advance_mlp(pack, tab, rule, span, atol, rtol, state, store, _ROWS)
+        kept = count[KEPT]
+        if steps + kept + 1 > grid.size:
+            longer, more = np.empty(2 * grid.size + kept), np.empty((2 * grid.size + kept, size), dtype)
+            longer[:steps], more[:steps] = grid[:steps], states[:steps]
+            grid, states = longer, more
+        states[steps : steps + kept] = store.states[:kept]
+        for row in range(count[ROWS]):
+            if store.accepted[row]:
+                grid[steps] = store.t[row]
+                steps += 1
+                worst = max(worst, store.error[row])
+    grid[steps], states[steps] = state.clock[T], state.y
+    return count[STATUS], count[NFEV], worst, out, grid[: steps + 1], states[: steps + 1]
+
+
+@kernel
+def _flow_vjp(theta, bars, meta, tab, span, atol, rtol, numbers, grid, states):
+    """(ȳ₀ (B, n), θ̄ (P,), evaluations and pullbacks, whether both cotangents are finite)."""
+    batch, n = bars.shape[1], bars.shape[2]
+    size, total, steps, dtype = batch * n, tab.c.size, grid.size - 1, bars.dtype
+    estimates = numbers[4]
+    times = span.saveat
+    step, fraction = np.empty(times.size, np.int64), np.empty(times.size)
+    at = 0
+    for k in range(times.size):
+        while at < steps - 1 and span.direction * (times[k] - grid[at + 1]) > 0.0:
+            at += 1
+        step[k], fraction[k] = at, (times[k] - grid[at]) / (grid[at + 1] - grid[at])
+    pack = mlp_packed(theta, meta, batch, True)
+    cotangents = Cotangents(step, fraction, bars.reshape(times.size, size), np.zeros(steps), np.zeros(steps))
+    rooms = np.zeros((3, total, size), dtype)
+    scratch = Scratch(
+        rooms[0],
+        rooms[1],
+        rooms[2],
+        np.empty((total, kept_size(meta, batch)), dtype),
+        np.empty((2, size), dtype),
+        np.empty(estimates * size, dtype),
+        np.empty(estimates * size, dtype),
+        np.empty(size, dtype),
+        np.empty(size, dtype),
+    )
+    y_bar, theta_bar = np.zeros((batch, n), dtype), np.zeros(theta.size, dtype)
+    none = np.empty((0, tab.b.size, size), dtype)
+    calls = sweep_mlp(pack, tab, Grid(grid, states, none), atol, rtol, cotangents, scratch, y_bar.reshape(size), theta_bar, True, True)
+    bad = 0.0
+    for e in range(theta_bar.size):
+        bad += theta_bar[e] - theta_bar[e]
+    flat = y_bar.reshape(size)
+    for e in range(size):
+        bad += flat[e] - flat[e]
+    return y_bar, theta_bar, calls, bad == 0.0
