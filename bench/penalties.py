@@ -18,8 +18,8 @@ import adaptode as ao
 from adaptode import linalg
 from adaptode.experiments.report import table
 
-from .report import seconds, times
 from .timing import machine, rounds, version_of
+from .units import seconds, times
 
 WORKLOADS = {2: ((2, 64, 64, 2), 256), 32: ((32, 64, 64, 32), 256), 256: ((256, 512, 256), 128)}
 PENALTIES = {"kappa": "κ(J)", "spectral": "‖J‖₂", "frobenius": "‖J‖_F"}

@@ -13,6 +13,7 @@ from adaptode.experiments.report import table
 from .contenders import CONTENDERS
 from .problems import PROBLEMS
 from .timing import ONE_THREAD
+from .units import seconds, times
 
 LIBRARY_COLOR = {  # Okabe and Ito
     "SciPy": "#4d4d4d", "adaptode": "#0072b2", "CyRK": "#e69f00", "numbalsoda": "#56b4e9",
@@ -29,23 +30,6 @@ ENSEMBLES = (
     "are read off each solver's curve of time over error, at the error of adaptode's Tsit5 at 1e-6. All tolerances are in result.json."
 )
 FORMS = {"": "@rhs", "-specialize": "specialize", "-lean": "jit_solver"}
-
-
-def seconds(value: float | None) -> str:
-    """Three digits and a unit."""
-    if value is None or not math.isfinite(value):
-        return "—"
-    for limit, scale, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms")):
-        if value < limit:
-            return f"{value * scale:.3g} {unit}" if value * scale < 999.5 else f"{value * scale:.0f} {unit}"
-    return f"{value:.3g} s"
-
-
-def times(value: float | None) -> str:
-    """A ratio of speeds."""
-    if value is None:
-        return "—"
-    return f"{value:.0f}×" if value >= 99.5 else f"{value:.2g}×" if value >= 9.95 else f"{value:.1f}×" if value >= 0.95 else f"{value:.2f}×"
 
 
 def markdown(result: dict[str, Any], images: list[str], problems: list[str]) -> str:
