@@ -20,6 +20,7 @@ ONE_THREAD = {
     "MKL_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
+    "NPROC": "1",  # the size of XLA's own pool of threads, which its flags leave as large as the machine
 }
 # What makes a library slower or faster than it is on another machine with the same CPU.
 TELLING = (*ONE_THREAD, "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NUMBA_NUM_THREADS", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_OPT", "NUMBA_DEBUG")
@@ -36,7 +37,7 @@ def pin_threads() -> None:
 def environment(threads: int) -> dict[str, str]:
     """The variables of a worker: so many threads for every library, and the same BLAS kernels as any user has."""
     kept = {name: value for name, value in os.environ.items() if name not in (*DIFFERENT, *ONE_THREAD)}
-    pinned = {name: str(threads) for name in ONE_THREAD if name.endswith("_NUM_THREADS")} | {"NUMBA_NUM_THREADS": str(threads)}
+    pinned = {name: str(threads) for name in ONE_THREAD if name.endswith("_NUM_THREADS")} | {"NUMBA_NUM_THREADS": str(threads), "NPROC": str(threads)}
     others = {name: value for name, value in ONE_THREAD.items() if name not in pinned and (threads == 1 or name != "XLA_FLAGS")}
     return kept | pinned | others | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 

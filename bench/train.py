@@ -7,7 +7,6 @@ own, in which the contenders are timed turn and turn about, warm. Peak memory is
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -106,17 +105,18 @@ def _say(text: str) -> None:
 def worker(spec: Mapping[str, Any]) -> None:
     """Prints rows, a line each."""
     threads, workload = spec["threads"], WORKLOADS[spec["workload"]]
-    if 1 < threads < (os.cpu_count() or 1) and hasattr(os, "sched_setaffinity"):  # JAX knows one thread, or as many as there are cores
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     contenders = [CONTENDERS[key] for key in spec["contenders"]]
     if spec["task"] == "memory":
-        rows = [memory.row(workload, contenders[0], spec["dtype"])]
-    else:
-        tolerances, rows = workload.tolerances_of(spec["dtype"]), []
-        for tolerance in tolerances[:1] if spec["quick"] else tolerances:
-            rows += measure(workload, spec["dtype"], tolerance, threads, contenders, spec["budget"])
-            if workload.group in FLOORED and "adaptode" in spec["contenders"]:
-                rows += floor.rows(workload, spec["dtype"], tolerance, threads)
+        _print([memory.row(workload, contenders[0], spec["dtype"])])
+        return
+    tolerances = workload.tolerances_of(spec["dtype"])
+    for tolerance in tolerances[:1] if spec["quick"] else tolerances:
+        _print(measure(workload, spec["dtype"], tolerance, threads, contenders, spec["budget"]))
+        if workload.group in FLOORED and "adaptode" in spec["contenders"]:
+            _print(floor.rows(workload, spec["dtype"], tolerance, threads))
+
+
+def _print(rows: Sequence[Row]) -> None:
     for row in rows:
         print(json.dumps(record.plain(row)), flush=True)
 

@@ -7,6 +7,8 @@ batch jointly, torchode every sample alone.
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -42,13 +44,17 @@ def adaptode_case(workload: Workload, dtype: str, tolerance: float, threads: int
 
 @dataclass(frozen=True)
 class Contender:
-    """A library and one of its gradients. forward: False where its forward solve is that of another contender; only: its groups, all if empty."""
+    """A library and one of its gradients.
+
+    forward  False where its forward solve is that of another contender;  only  its groups, all if empty;  compiler  it needs one of C++
+    """
 
     key: str
     prepare: Prepare
     needs: tuple[str, ...] = ()
     forward: bool = True
     only: tuple[str, ...] = ()
+    compiler: bool = False
     note: str = ""
 
     @property
@@ -57,6 +63,8 @@ class Contender:
 
     def missing(self) -> str | None:
         gone = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        if not gone and self.compiler and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+            return "no C++ compiler"
         return f"{', '.join(gone)} not installed" if gone else None
 
     def serves(self, workload: Workload) -> bool:
@@ -73,5 +81,6 @@ ALL = [
     Contender("torchdiffeq", torchdiffeq_case, ("torchdiffeq",), note="dopri5 (it has no Tsit5), backpropagation through `odeint`"),
     Contender("torchdiffeq-adjoint", partial(torchdiffeq_case, adjoint=True), ("torchdiffeq",), forward=False, note="dopri5, `odeint_adjoint`, seminorm"),
     Contender("torchode", torchode_case, ("torchode",), note="Tsit5, `AutoDiffAdjoint`, each sample with its own steps"),
+    Contender("torchode-compiled", partial(torchode_case, compiled=True), ("torchode",), compiler=True, note="the same through `torch.compile`"),
 ]
 CONTENDERS = {contender.key: contender for contender in ALL}

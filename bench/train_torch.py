@@ -94,7 +94,7 @@ def torchdiffeq_case(workload: Workload, dtype: str, tolerance: float, threads: 
     return case._replace(work=work)
 
 
-def torchode_case(workload: Workload, dtype: str, tolerance: float, threads: int) -> Case:
+def torchode_case(workload: Workload, dtype: str, tolerance: float, threads: int, compiled: bool = False) -> Case:
     import torchode
 
     problem = _Problem(workload, dtype, threads)
@@ -105,8 +105,13 @@ def torchode_case(workload: Workload, dtype: str, tolerance: float, threads: int
     controller = torchode.IntegralController(atol=tolerance, rtol=tolerance, term=term)
     solver = torchode.AutoDiffAdjoint(torchode.Tsit5(term=term), controller, backprop_through_step_size_control=False)
 
+    integrate = solver.solve
+    if compiled:
+        torch._dynamo.reset()  # it compiles one function so many times and no more
+        integrate = torch.compile(solver.solve)
+
     def solve() -> Any:
-        return solver.solve(torchode.InitialValueProblem(y0=problem.X, t_start=start, t_end=end, t_eval=times))
+        return integrate(torchode.InitialValueProblem(y0=problem.X, t_start=start, t_end=end, t_eval=times))
 
     def states() -> Any:
         ys = solve().ys
