@@ -25,7 +25,7 @@ from .workloads import GROUPS, WORKLOADS, Workload
 
 Row = dict[str, Any]
 PACKAGES = ("jax", "jaxlib", "diffrax", "torch", "torchdiffeq", "torchode")
-QUICK_BUDGET = 0.2
+QUICK_BUDGET, QUICK_WITHOUT = 0.2, "left out of a quick run: it compiles for half a minute each time"
 FLOORED, WEIGHED = ("moons", "mnist"), ("moons", "mnist")  # groups with a floor; with peak memory
 
 
@@ -51,7 +51,7 @@ def run(
     wanted = [CONTENDERS[key] for key in record.chosen(contenders, CONTENDERS, "contender")]
     if quick:
         threads, dtypes, budget = (1,), ("float64",), min(budget, QUICK_BUDGET)
-    absent = {c.key: why for c in wanted if (why := c.missing())}
+    absent = {c.key: why for c in wanted if (why := c.missing() or (QUICK_WITHOUT if quick and c.compiler else None))}
     present = [c for c in wanted if c.key not in absent]
     config = {"workloads": [w.key for w in chosen], "contenders": [c.key for c in wanted], "threads": threads, "dtypes": dtypes, "budget": budget}
     head, rows = record.header(command, config | {"quick": quick}, PACKAGES, absent), []
