@@ -34,7 +34,8 @@ def bars(path: Path, groups: Mapping[str, Mapping[str, float]], label: str) -> s
     for ax, (title, values) in zip(axes.flat, groups.items(), strict=False):
         names = list(values)[::-1]
         ax.barh(names, [values[name] for name in names], color=[color(name) for name in names], height=0.7)
-        ax.set(xscale="log", title=title, xlabel=label)
+        ax.set(xscale="log", xlabel=label)
+        ax.set_title(title, fontsize=10)
         ax.set_xlim(10.0 ** math.floor(math.log10(0.7 * min(values.values()))), 4.0 * max(values.values()))  # whole decades: ticks that have numbers
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.grid(axis="y", visible=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import time
@@ -96,6 +97,27 @@ def on_the_wall(case: Call) -> float:
     began = time.perf_counter()
     case()
     return time.perf_counter() - began
+
+
+class Watch:
+    """What other processes take of the machine, from now on."""
+
+    def __init__(self) -> None:
+        self.began = self._now()
+
+    def others(self) -> float | None:
+        """How many cores they kept busy; None where the system does not tell."""
+        wall, own, everyone = (now - then for now, then in zip(self._now(), self.began, strict=True))
+        return None if math.isnan(everyone) or wall <= 0.0 else round(max(0.0, (everyone - own) / wall), 2)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        try:
+            user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:9])
+            everyone = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError):
+            everyone = math.nan
+        return time.perf_counter(), time.process_time(), everyone
 
 
 def cpu_name() -> str:

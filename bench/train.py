@@ -45,7 +45,6 @@ def run(
     budget : seconds for each contender and operation;  quick : a fifth of a second, float64 on one thread at each workload's first tolerance, no memory
     InputError : a name that is unknown, or a folder that cannot be written
     """
-    folder = open_folder(out)
     dtypes = record.chosen(dtypes, ("float64", "float32"), "dtype")
     chosen = [w for w in WORKLOADS.values() if w.group in record.chosen(only, GROUPS, "group of workloads")]
     wanted = [CONTENDERS[key] for key in record.chosen(contenders, CONTENDERS, "contender")]
@@ -53,6 +52,7 @@ def run(
         threads, dtypes, budget = (1,), ("float64",), min(budget, QUICK_BUDGET)
     absent = {c.key: why for c in wanted if (why := c.missing() or (QUICK_WITHOUT if quick and c.compiler else None))}
     present = [c for c in wanted if c.key not in absent]
+    folder = open_folder(out)
     config = {"workloads": [w.key for w in chosen], "contenders": [c.key for c in wanted], "threads": threads, "dtypes": dtypes, "budget": budget}
     head, rows = record.header(command, config | {"quick": quick}, PACKAGES, absent), []
     for part in _parts(chosen, present, threads, dtypes, budget, quick):
@@ -140,9 +140,12 @@ def measure(workload: Workload, dtype: str, tolerance: float, threads: int, cont
         for op, row in own.items():
             row |= more[op]
             calls[contender.key, op] = getattr(case, op)
-    for key, seconds in timing.rounds(calls, budget, by=timing.on_the_wall).items():
+    watch = timing.Watch()
+    timed = timing.rounds(calls, budget, by=timing.on_the_wall)
+    others = watch.others()
+    for key, seconds in timed.items():
         lower, middle, upper = np.percentile(seconds, (25, 50, 75)).tolist()
-        rows[key] |= {"seconds": middle, "lower": lower, "upper": upper, "calls": len(seconds)}
+        rows[key] |= {"seconds": middle, "lower": lower, "upper": upper, "calls": len(seconds), "others": others}
     return list(rows.values())
 
 

@@ -22,6 +22,7 @@ SPEED = {("moons", "forward"): 1.5, ("moons", "gradient"): 2.0, ("mnist", "forwa
     (group, operation): 3.0 for group in ("small", "spiral") for operation in ("forward", "gradient")
 }
 MEMORY, PENALTY, FLOOR, THREADS = 1 / 3, 0.10, 1.6, 1.6
+DISTURBED = 0.2  # cores kept busy by others
 HOW = (
     "Medians (and quartiles) of calls taken turn and turn about by all contenders, warm, on the clock. "
     "*forward* is a prediction: solve and readout; *gradient* is what a training step needs: the loss and its gradient with respect to "
@@ -54,6 +55,7 @@ def markdown(head: Mapping[str, Any], rows: Sequence[Row], image: str) -> str:
     failed = list(dict.fromkeys(f"{_where(row)}: failed, {row['failed']}" for row in rows if "failed" in row))
     who = [f"- {key}: {CONTENDERS[key].note}" for key in head["config"]["contenders"] if key not in head["absent"]]
     parts = ["# Neural ODEs, timed", record.setting(head), _threads(head), HOW, "\n".join(who)]
+    parts.append(_disturbed(rows))
     checks = targets(rows)
     parts += ["## Targets", record.targets(checks)] if checks else []
     parts.append(f"![gradients]({image})" if image else "")
@@ -70,6 +72,14 @@ def _threads(head: Mapping[str, Any]) -> str:
     taken = [name for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if name in head["machine"]["environment"]]
     text = "Every library has the number of threads that a row names, from the start of its process."
     return text + (f" {' and '.join(taken)}, exported here, {'were' if len(taken) > 1 else 'was'} taken away for all." if taken else "")
+
+
+def _disturbed(rows: Sequence[Row]) -> str:
+    """Where other processes were at work meanwhile: threads that wait for each other, as BLAS's and OpenMP's do, then wait a hundredfold."""
+    found = {setting: max(row.get("others") or 0.0 for row in here.values()) for setting, here in timed(rows).items()}
+    lines = [f"- {_name(setting)}: {others:.2f} cores" for setting, others in found.items() if others > DISTURBED]
+    text = "**Other processes kept cores busy meanwhile**, so that what has as many threads as there are cores was slowed down, and not by itself:"
+    return f"{text}\n\n" + "\n".join(lines) if lines else ""
 
 
 def _where(row: Mapping[str, Any]) -> str:

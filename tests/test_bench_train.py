@@ -196,8 +196,18 @@ def test_the_failing_have_a_row_and_the_others_go_on():
 def test_unknown_names_are_refused(tmp_path):
     for wrong in ({"only": ["moon"]}, {"contenders": ["jax"]}, {"dtypes": ["float16"]}):
         with pytest.raises(InputError, match="is called"):
-            train.run(str(tmp_path), **wrong)
+            train.run(str(tmp_path / "new"), **wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others are Linux's to tell of")
+def test_a_watch_sees_the_others_alone(monkeypatch):
+    now = iter([(0.0, 0.0, 100.0), (10.0, 9.0, 118.0), (10.0, 9.0, 105.0), (10.0, 9.0, np.nan)])
+    with monkeypatch.context() as patched:
+        patched.setattr(timing.Watch, "_now", staticmethod(lambda: next(now)))
+        watch = timing.Watch()
+        assert [watch.others() for _ in range(3)] == [0.9, 0.0, None]
+    assert timing.Watch()._now()[2] > 0.0
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is Linux's to tell")
@@ -272,12 +282,15 @@ def test_every_target_says_yes_and_no():
 def test_the_report_renders(tmp_path):
     rows = made_up(BAD | {"cold": 0.9})
     rows.append({"kind": "time", "workload": "small-1", "tolerance": 1e-6, "dtype": "float32", "threads": 2, "contender": "torchode", "failed": "no"})
+    rows[0]["others"] = 0.1
+    rows[4]["others"] = 0.93
     config = {"workloads": ["moons", "mnist", "spiral-10", "small-1", "reg-moons"], "contenders": list(CONTENDERS)}
     head = record.header("python -m bench train", config, absent={"diffrax-backsolve": "gone"})
     head["machine"] |= {"environment": {"OPENBLAS_CORETYPE": "Haswell"}, "load": 0.1}
     record.write(tmp_path, head, rows)
     head, rows = record.read(tmp_path)
     text = train_report.markdown(head, rows, train_report.figures(tmp_path, rows))
+    assert rows[0]["workload"] == rows[4]["workload"] == "moons" and "- moons at 1e-06, float64, 1 thread: 0.93 cores\n" in text
     assert text.count("- **no**: ") == len(GOOD) - 1 and text.count("- yes: ") == 1
     assert "OPENBLAS_CORETYPE, exported here, was taken away for all" in text
     assert "- diffrax-backsolve: gone" in text and "- small-1, 1e-06, float32, torchode, 2 threads: failed, no" in text
