@@ -1,1 +1,1 @@
-"""Measurements: each one runnable script that prints a table. Nothing here is imported by the package or gated in CI."""
+"""Measurements, each started by hand: a command of `python -m bench` or a script of its own. Nothing here is imported by the package or gated in CI."""

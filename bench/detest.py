@@ -1,6 +1,6 @@
 """DETEST's nonstiff problems: how honest a tolerance is, and what it costs.
 
-`python -m bench detest` prints, for each method, class of problems and tolerance, the error at the end in units of the tolerance (geometric mean and
+`python -m bench detest` tells, for each method, class of problems and tolerance, the error at the end in units of the tolerance (geometric mean and
 largest over the class), the evaluations, and the share of deceived steps: accepted, with a true local error above the tolerance.
 Problems and intervals, [0, 20], are those of Hull, Enright, Fellen and Sedgwick, SIAM J. Numer. Anal. 9 (1972).
 """
@@ -8,13 +8,19 @@ Problems and intervals, [0, 20], are those of Hull, Enright, Fellen and Sedgwick
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import adaptode as ao
+from adaptode.experiments import plots
+from adaptode.experiments.report import open_folder, table, write_text
+from adaptode.tableau import METHODS as KNOWN
+
+from . import record
 
 END = 20.0
 METHODS, TOLERANCES = ("Tsit5", "Dopri5", "BS32", "DOP853"), (1e-3, 1e-6, 1e-9)
@@ -89,17 +95,59 @@ def measure(problem: Problem, method: str, tolerance: float, local: bool = True)
     return {"problem": problem.name, "ratio": error / tolerance, "nfev": run.nfev, "steps": run.t.size - 1, "deceived": deceived}
 
 
-def table(methods: Iterable[str] = METHODS, tolerances: Iterable[float] = TOLERANCES, local: bool = True) -> str:
-    """Rows of methods, classes and tolerances, in Markdown."""
-    lines = ["| method | tolerance | class | error / tolerance: mean | largest | evaluations | deceived steps |", "|---|---|---|--:|--:|--:|--:|"]
-    for method in methods:
+def summaries(method: str, tolerance: float, local: bool = True) -> list[dict[str, Any]]:
+    """A row for each class of problems and one for all: geometric mean and largest of error / tolerance, evaluations, the share of deceived steps."""
+    rows, found = [measure(problem, method, tolerance, local) for problem in PROBLEMS], []
+    for kind in ("A", "B", "C", "D", "E", ""):
+        own = [row for row in rows if row["problem"].startswith(kind)]
+        ratio = np.array([row["ratio"] for row in own])
+        share = sum(row["deceived"] for row in own) / sum(row["steps"] for row in own) if local else None
+        mean = float(np.exp(np.mean(np.log(np.maximum(ratio, 1e-16)))))
+        about = {"method": method, "tolerance": tolerance, "class": kind or "all"}
+        found.append(about | {"mean": mean, "largest": ratio.max(), "nfev": sum(row["nfev"] for row in own), "deceived": share})
+    return found
+
+
+def run(
+    out: str = "runs/bench-detest",
+    *,
+    methods: Sequence[str] = METHODS,
+    tolerances: Sequence[float] = TOLERANCES,
+    local: bool = True,
+    command: str = "",
+) -> str:
+    """Measure, write result.jsonl, report.md and a figure to `out`; the report. local: whether the deceived steps are counted, which takes longest."""
+    folder, rows = open_folder(out), []
+    head = record.header(command, {"methods": methods, "tolerances": tolerances})
+    for method in record.chosen(methods, KNOWN, "method"):
         for tolerance in tolerances:
-            rows = [measure(problem, method, tolerance, local) for problem in PROBLEMS]
-            for kind in ("A", "B", "C", "D", "E", ""):
-                own = [row for row in rows if row["problem"].startswith(kind)]
-                ratio = np.array([row["ratio"] for row in own])
-                share = sum(row["deceived"] for row in own) / sum(row["steps"] for row in own)
-                mean = float(np.exp(np.mean(np.log(np.maximum(ratio, 1e-16)))))
-                deceived = f"{share:.1%}" if local else ""
-                lines.append(f"| {method} | {tolerance:g} | {kind or 'all'} | {mean:.2g} | {ratio.max():.2g} | {sum(r['nfev'] for r in own)} | {deceived} |")
-    return "\n".join(lines)
+            rows += summaries(method, tolerance, local)
+            record.write(folder, head, rows)
+    write_text(folder / record.REPORT, text := markdown(head, rows, figure(folder, rows)))
+    return text
+
+
+def markdown(head: dict[str, Any], rows: Sequence[dict[str, Any]], image: str) -> str:
+    header = ["method", "tolerance", "class", "error / tolerance: mean", "largest", "evaluations", "deceived steps"]
+    lines = [
+        [row["method"], f"{row['tolerance']:g}", row["class"], f"{row['mean']:.2g}", f"{row['largest']:.2g}", str(row["nfev"])]
+        + ["—" if row["deceived"] is None else f"{row['deceived']:.1%}"]
+        for row in rows
+    ]
+    how = "Error at the end, t = 20, in units of the tolerance (rtol = atol), under SciPy's step rule: geometric mean and largest over the class."
+    deceived = "Deceived steps were accepted with a true local error above the tolerance."
+    parts = ["# DETEST's nonstiff problems", record.setting(head), f"{how} {deceived}", f"![detest]({image})", table(header, lines)]
+    return record.markdown(parts)
+
+
+def figure(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """Evaluations against the error in units of the tolerance, all classes together; the file's name."""
+    fig, ax = plots.figure(size=(5.6, 3.8))
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method and row["class"] == "all"]
+        ax.plot([row["nfev"] for row in own], [row["mean"] for row in own], marker="o", ms=5, label=method)
+        for row in own:
+            ax.annotate(f"{row['tolerance']:g}", (row["nfev"], row["mean"]), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    ax.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="error / tolerance, geometric mean")
+    ax.legend(frameon=False)
+    return plots.save(fig, folder / "detest.png")

@@ -146,6 +146,7 @@ def diffrax_solver(problem: Problem, method: str) -> Any:
     import jax.numpy as jnp
 
     jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # in the thread that is timed: the CPU time of others is counted late
     term, solver = diffrax.ODETerm(problem.stacked(jnp)), getattr(diffrax, method)()
 
     @jax.jit

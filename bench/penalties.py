@@ -6,9 +6,7 @@ of J in extended precision: those of the SVD after two steps of Newton's method 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,10 +14,11 @@ import numpy as np
 
 import adaptode as ao
 from adaptode import linalg
-from adaptode.experiments.report import table
+from adaptode.experiments.report import open_folder, table, write_text
 
-from .report import seconds, times
-from .timing import machine, rounds, version_of
+from . import charts, record
+from .timing import on_the_wall, rounds
+from .units import seconds, times
 
 WORKLOADS = {2: ((2, 64, 64, 2), 256), 32: ((32, 64, 64, 32), 256), 256: ((256, 512, 256), 128)}
 PENALTIES = {"kappa": "κ(J)", "spectral": "‖J‖₂", "frobenius": "‖J‖_F"}
@@ -84,6 +83,7 @@ class Case:
         import jax.numpy as jnp
 
         jax.config.update("jax_enable_x64", True)
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
         def field(layers: Any, y: Any) -> Any:
             for W, b in layers[:-1]:
@@ -162,10 +162,11 @@ def _error(found: Result, reference: Result) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-def run(folder: str, dimensions: list[int], budget: float, command: str) -> str:
-    """Times everything at hand, writes result.json and report.md into `folder`, and returns the report."""
-    before, rows, absent = machine(), [], {}
-    for d in dimensions:
+def run(out: str, *, dims: list[int], budget: float, command: str = "") -> str:
+    """Times everything at hand, writes result.jsonl, report.md and a figure to `out`; the report."""
+    path, rows, absent = open_folder(out), [], {}
+    head = record.header(command, {"dims": dims, "budget": budget}, ("jax", "torch"))
+    for d in dims:
         for penalty in PENALTIES:
             case = Case(d, penalty)
             calls: dict[str, Callable[[], Result]] = {"adaptode": case.ours}
@@ -178,46 +179,44 @@ def run(folder: str, dimensions: list[int], budget: float, command: str) -> str:
                     absent[name] = str(error)
             reference = case.reference()
             errors = {name: _error(call(), reference) for name, call in calls.items()}
-            taken = {name: median(record) for name, record in rounds(calls, budget).items()}
-            rows += [{"d": d, "penalty": penalty, "who": name, "seconds": taken[name], "error": errors[name]} for name in calls]
-    versions = {name: version_of(name) for name in ("adaptode", "numpy", "numba", "jax", "torch") if version_of(name)}
-    result = {"command": command, "machine": before | {"load_after": machine()["load"]}, "versions": versions, "rows": rows, "absent": absent}
-    report = markdown(result)
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    (path / "report.md").write_text(report, encoding="utf-8")
+            taken = {name: median(times) for name, times in rounds(calls, budget, by=on_the_wall).items()}
+            rows += [{"d": d, "penalty": penalty, "contender": name, "seconds": taken[name], "error": errors[name]} for name in calls]
+            record.write(path, head | {"absent": absent}, rows)
+    groups = {f"{PENALTIES[penalty]}, d = {d}": {name: row["seconds"] for name, row in found.items()} for (d, penalty), found in _grouped(rows).items()}
+    report = markdown(head | {"absent": absent}, rows, charts.bars(path / "penalties.png", groups, "seconds of value and gradient"))
+    write_text(path / record.REPORT, report)
     return report
 
 
-def markdown(result: dict[str, Any]) -> str:
-    rows, about = result["rows"], result["machine"]
-    names = [name for name in ("adaptode", "by SVD", "JAX", "PyTorch") if any(row["who"] == name for row in rows)]
+def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[int, str], dict[str, dict[str, Any]]]:
+    found: dict[tuple[int, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["d"], row["penalty"]), {})[row["contender"]] = row
+    return found
+
+
+def markdown(head: dict[str, Any], rows: list[dict[str, Any]], image: str) -> str:
+    names = [name for name in ("adaptode", "by SVD", "JAX", "PyTorch") if any(row["contender"] == name for row in rows)]
     header = ["d", "φ", *names, *(f"× {name}" for name in names[1:]), "gradient's error", *(f"{name}'s" for name in names[1:])]
-    body, targets = [], []
-    for d, penalty in dict.fromkeys((row["d"], row["penalty"]) for row in rows):
-        found = {row["who"]: row for row in rows if (row["d"], row["penalty"]) == (d, penalty)}
+    body, checks = [], []
+    for (d, penalty), found in _grouped(rows).items():
         speed = {name: found[name]["seconds"] / found["adaptode"]["seconds"] for name in names[1:] if name in found}
         cells = [seconds(found[name]["seconds"]) if name in found else "—" for name in names]
         errors = [f"{found[name]['error']:.0e}" if name in found else "—" for name in names]
         body.append([str(d), PENALTIES[penalty], *cells, *(times(speed.get(name)) for name in names[1:]), *errors])
         if (d, penalty) in TARGETS:
-            least = TARGETS[d, penalty]
-            holds = speed["by SVD"] >= least and found["adaptode"]["error"] <= 1e-6
-            targets.append(
-                f"- {'yes' if holds else '**no**'}: {PENALTIES[penalty]} at d = {d} is {least:g} times as fast as by SVD, its gradient right to 1e-6: "
-                f"{times(speed['by SVD'])}, {found['adaptode']['error']:.0e}."
-            )
-    shapes = "; ".join(f"d = {d}: {'-'.join(map(str, WORKLOADS[d][0]))}, batch {WORKLOADS[d][1]}" for d in dict.fromkeys(row["d"] for row in rows))
-    parts = [
-        "# Jacobian penalties, timed",
-        f"`{result['command']}`" if result["command"] else "",
-        f"Median seconds of value and gradient of R = mean φ(J) with respect to θ and y, float64, one thread, taken turn and turn about. {shapes}; tanh.",
-        table(header, body),
-        "\n".join(targets),
-        f"CPU: {about['cpu']}, {about['cores']} cores; load average {about['load']} before and {about['load_after']} after. "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-        + ".",
-        "\n".join(f"- {name} left out: {why}" for name, why in result["absent"].items()),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+            least, error = TARGETS[d, penalty], found["adaptode"]["error"]
+            sentence = f"{PENALTIES[penalty]} at d = {d} is {least:g} times as fast as by SVD, its gradient right to 1e-6"
+            checks.append((sentence, speed["by SVD"] >= least and error <= 1e-6, f"{times(speed['by SVD'])}, {error:.0e}"))
+    shapes = "; ".join(f"d = {d}: {'-'.join(map(str, WORKLOADS[d][0]))}, batch {WORKLOADS[d][1]}" for d in head["config"]["dims"])
+    return record.markdown(
+        [
+            "# Jacobian penalties, timed",
+            record.setting(head),
+            f"Median seconds of value and gradient of R = mean φ(J) with respect to θ and y, float64, one thread, taken turn and turn about. {shapes}; tanh.",
+            f"![penalties]({image})" if image else "",
+            table(header, body),
+            "## Targets\n\n" + record.targets(checks) if checks else "",
+            record.left_out(head["absent"]),
+        ]
+    )

@@ -10,9 +10,11 @@ from typing import Any
 from adaptode.experiments import plots
 from adaptode.experiments.report import table
 
+from . import record
 from .contenders import CONTENDERS
 from .problems import PROBLEMS
 from .timing import ONE_THREAD
+from .units import seconds, times
 
 LIBRARY_COLOR = {  # Okabe and Ito
     "SciPy": "#4d4d4d", "adaptode": "#0072b2", "CyRK": "#e69f00", "numbalsoda": "#56b4e9",
@@ -26,82 +28,57 @@ SAME = (
 )
 ENSEMBLES = (
     "Lorenz systems from 0 to 10 with different ρ, by `bench.ensemble`, on the clock. The error is the median over some trajectories; times at equal error "
-    "are read off each solver's curve of time over error, at the error of adaptode's Tsit5 at 1e-6. All tolerances are in result.json."
+    "are read off each solver's curve of time over error, at the error of adaptode's Tsit5 at 1e-6. All tolerances are in result.jsonl."
 )
 FORMS = {"": "@rhs", "-specialize": "specialize", "-lean": "jit_solver"}
 
 
-def seconds(value: float | None) -> str:
-    """Three digits and a unit."""
-    if value is None or not math.isfinite(value):
-        return "—"
-    for limit, scale, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms")):
-        if value < limit:
-            return f"{value * scale:.3g} {unit}" if value * scale < 999.5 else f"{value * scale:.0f} {unit}"
-    return f"{value:.3g} s"
-
-
-def times(value: float | None) -> str:
-    """A ratio of speeds."""
-    if value is None:
-        return "—"
-    return f"{value:.0f}×" if value >= 99.5 else f"{value:.2g}×" if value >= 9.95 else f"{value:.1f}×" if value >= 0.95 else f"{value:.2f}×"
-
-
-def markdown(result: dict[str, Any], images: list[str], problems: list[str]) -> str:
-    rows, tolerances = result["rows"], result["config"]["tolerances"]
-    parts = ["# Solvers, timed", _setting(result)]
+def markdown(head: dict[str, Any], rows: list[dict[str, Any]], images: list[str], problems: list[str]) -> str:
+    tolerances, solves = head["config"]["tolerances"], of_kind(rows, "solve")
+    parts = ["# Solvers, timed", _setting(head)]
     parts += [f"![{Path(name).stem}]({name})" for name in images]
     for key in problems:
-        own = [row for row in rows if row["problem"] == key and row["tolerance"] in tolerances]
+        own = [row for row in solves if row["problem"] == key and row["tolerance"] in tolerances]
         parts += [f"## {PROBLEMS[key].title}", _problem_table(own, tolerances)]
         if PROBLEMS[key].note:
             parts.append(PROBLEMS[key].note[0].upper() + PROBLEMS[key].note[1:] + ".")
-    parts += ["## One call", "Lotka–Volterra over 0.001 at 1e-6, one step: what a call costs whatever the problem.", _overhead_table(result["overhead"])]
-    if any(row["library"] == "adaptode" and "seconds" in row for row in rows):
+    overhead = of_kind(rows, "overhead")
+    parts += ["## One call", "Lotka–Volterra over 0.001 at 1e-6, one step: what a call costs whatever the problem.", _overhead_table(overhead)]
+    if any(row["library"] == "adaptode" and "seconds" in row for row in solves):
         parts += ["## The same method", SAME]
-        parts += [_same_method_table(result), "## Targets", _targets(result)]
-    if result["ensemble"]:
-        parts += ["## Ensembles", ENSEMBLES, _ensemble(result["ensemble"])]
-    left_out = [f"- {CONTENDERS[key].label}: {reason}" for key, reason in result["absent"].items()]
-    failed = [f"- {CONTENDERS[r['contender']].label}, {r['problem']} at {r['tolerance']:g}: {_why(r)}" for r in rows if "failed" in r or "skipped" in r]
-    if left_out or failed:
-        parts += ["## Left out", "\n".join(left_out + failed)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        parts += [_same_method_table(solves, tolerances), "## Targets", record.targets(targets(rows, tolerances))]
+    if ensembles := of_kind(rows, "ensemble"):
+        parts += ["## Ensembles", ENSEMBLES, _ensemble(ensembles)]
+    failed = [f"{CONTENDERS[r['contender']].label}, {r['problem']} at {r['tolerance']:g}: {_why(r)}" for r in solves if "failed" in r or "skipped" in r]
+    absent = [f"{CONTENDERS[key].label}: {why}" for key, why in head["absent"].items()]
+    return record.markdown([*parts, record.left_out({}, absent + failed)])
+
+
+def of_kind(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["kind"] == kind]
 
 
 def _why(row: dict[str, Any]) -> str:
     return f"skipped, {row['skipped']}" if "skipped" in row else f"failed, {row['failed']}"
 
 
-def _setting(result: dict[str, Any]) -> str:
-    machine, config = result["machine"], result["config"]
-    found = {name: version for name, version in (result["versions"] | result["peers"]).items() if version}
-    environment = ", ".join(f"`{name}={value}`" for name, value in machine["environment"].items()) or "none"
+def _setting(head: dict[str, Any]) -> str:
+    config = head["config"]
     lines = [
-        f"`{result['command']}`" if result["command"] else "",
         f"Median seconds of calls taken turn and turn about by all contenders, until each has had {config['budget']:g} s or {config['runs']} rounds; "
         "compiling and the first call are apart. Seconds are those in which the process had the CPU: on an idle machine, those on the clock. "
         "rtol = atol = the tolerance. The error is the largest error of a component at the end, relative to the "
         "largest component; × is the speed relative to SciPy's RK45 with a Python right-hand side at the same tolerance.",
-        "All single-threaded: " + ("yes" if _pinned(machine["environment"]) else "**no**, the environment says otherwise") + ". "
-        f"CPU: {machine['cpu']}, {machine['cores']} cores; load average {machine['load']} before and {machine['load_after']} after"
-        f"{_load_warning(machine)}. Environment: {environment}.",
-        ", ".join(f"{name} {version}" for name, version in found.items()) + ".",
+        "All single-threaded: " + ("yes" if _pinned(head["machine"]["environment"]) else "**no**, the environment says otherwise") + ".",
         "CyRK, numbalsoda and adaptode call the same compiled right-hand side. "
         "CyRK's evaluations are those that the same C++ solver asks of a Python function; "
         "heyoka has no evaluations to count, its steps are given; diffrax's are counted from its steps.",
     ]
-    return "\n\n".join(line for line in lines if line)
+    return "\n\n".join([record.setting(head), *lines])
 
 
 def _pinned(environment: dict[str, str]) -> bool:
     return all(environment.get(name) == value for name, value in ONE_THREAD.items() if name.endswith("NUM_THREADS"))
-
-
-def _load_warning(machine: dict[str, Any]) -> str:
-    load = max(machine["load"] or 0.0, machine["load_after"] or 0.0)
-    return ": **the machine was busy with more than this, so that caches and clock rates were shared**" if load > 1.5 else ""
 
 
 def _problem_table(rows: list[dict[str, Any]], tolerances: Iterable[float]) -> str:
@@ -143,9 +120,9 @@ def against_cyrk(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ratios
 
 
-def _same_method_table(result: dict[str, Any]) -> str:
-    tolerances, body = result["config"]["tolerances"], {}
-    for ratio in against_cyrk(result["rows"]):
+def _same_method_table(rows: list[dict[str, Any]], tolerances: Iterable[float]) -> str:
+    body: dict[tuple[str, str, float], dict[str, str]] = {}
+    for ratio in against_cyrk(rows):
         if ratio["tolerance"] in tolerances:
             cells = body.setdefault((ratio["problem"], ratio["method"], ratio["tolerance"]), {})
             cells[ratio["form"]] = times(ratio["ratio"])
@@ -157,10 +134,9 @@ def _same_method_table(result: dict[str, Any]) -> str:
     return table(("problem", "method", "tolerance", *FORMS.values(), "adaptode's error / CyRK's"), lines)
 
 
-def targets(result: dict[str, Any]) -> list[tuple[str, bool, str]]:
+def targets(everything: list[dict[str, Any]], tolerances: Iterable[float]) -> list[tuple[str, bool, str]]:
     """What the solver set out to reach: the sentence, whether it holds at the tables' tolerances, the worst figure."""
-    tolerances = result["config"]["tolerances"]
-    rows = [row for row in result["rows"] if row["tolerance"] in tolerances and "seconds" in row]
+    rows = [row for row in of_kind(everything, "solve") if row["tolerance"] in tolerances and "seconds" in row]
     checks: list[tuple[str, bool, str]] = []
 
     def check(sentence: str, figures: list[tuple[float, str]], limit: float) -> None:
@@ -184,15 +160,11 @@ def targets(result: dict[str, Any]) -> list[tuple[str, bool, str]]:
         check(f"{form} is at least {limit:g} times as fast as CyRK's compiled path with the same method on every problem", same, limit)
     python = [(r["times_scipy"], f"{r['problem']} at {r['tolerance']:g}") for r in rows if r["contender"] == "adaptode-rk45-python" and r["times_scipy"]]
     check("with a Python right-hand side, RK45 is twice as fast as SciPy's on the small problems", [f for f in python if "pleiades" not in f[1]], 2.0)
-    calls = [r for r in result["overhead"] if r["library"] == "adaptode" and r["how"] != "Python f" and "seconds" in r]
+    calls = [r for r in of_kind(everything, "overhead") if r["library"] == "adaptode" and r["how"] != "Python f" and "seconds" in r]
     if calls:
         quickest = min(calls, key=lambda r: r["seconds"])
         checks.append(("a call costs 20 µs at most", quickest["seconds"] <= 20e-6, f"{seconds(quickest['seconds'])} ({quickest['contender']})"))
     return checks
-
-
-def _targets(result: dict[str, Any]) -> str:
-    return "\n".join(f"- {'yes' if holds else '**no**'}: {sentence}. Worst: {figure}." for sentence, holds, figure in targets(result))
 
 
 def _ensemble(rows: list[dict[str, Any]]) -> str:
@@ -214,14 +186,14 @@ def _ensemble(rows: list[dict[str, Any]]) -> str:
 # --- figures ----------------------------------------------------------------------------------------------------------------
 
 
-def figures(folder: Path, result: dict[str, Any], problems: list[str]) -> list[str]:
+def figures(folder: Path, rows: list[dict[str, Any]], problems: list[str]) -> list[str]:
     """Draw what was measured; the names of the files."""
     columns = min(3, len(problems))
     lines = math.ceil(len(problems) / columns)
     fig, axes = plots.figure(lines, columns, size=(4.6 * columns, 3.9 * lines + 3.6 / columns), squeeze=False)
     handles: dict[str, Any] = {}
     for ax, key in zip(axes.flat, problems, strict=False):
-        handles |= work_precision([row for row in result["rows"] if row["problem"] == key], ax, PROBLEMS[key].title)
+        handles |= work_precision([row for row in of_kind(rows, "solve") if row["problem"] == key], ax, PROBLEMS[key].title)
     for ax in axes.flat[len(problems) :]:
         ax.set_visible(False)
     if handles:

@@ -12,10 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from adaptode.errors import InputError
-from adaptode.experiments.report import open_folder, versions, write_result, write_text
+from adaptode.experiments.report import open_folder, write_text
 
-from . import report, timing
+from . import record, report, timing
 from .contenders import CONTENDERS, Case, Contender
 from .problems import PROBLEMS, Problem
 
@@ -52,46 +51,40 @@ def run(
     contenders: Sequence[str] | None = None,
     ensemble: bool = True,
     command: str = "",
-) -> dict[str, Any]:
-    """Measure, write result.json, report.md and the figures to `out`; returns what result.json holds.
+) -> str:
+    """Measure, write result.jsonl (rows of kind "overhead", "solve", "ensemble"), report.md and the figures to `out`; the report.
 
     only       : keys of problems; contenders : their keys, or names of libraries; None for all
     InputError : a name that is unknown, or a folder that cannot be written
     """
     folder, settings = open_folder(out), QUICK if quick else FULL
-    problems = [PROBLEMS[key] for key in _chosen(only, list(PROBLEMS), "problem")]
+    problems = [PROBLEMS[key] for key in record.chosen(only, PROBLEMS, "problem")]
     libraries = sorted({contender.library for contender in CONTENDERS.values()})
-    names = _chosen(contenders, [*CONTENDERS, *libraries], "contender")
+    names = record.chosen(contenders, [*CONTENDERS, *libraries], "contender")
     wanted = [c for c in CONTENDERS.values() if c.key in names or c.library in names]
     absent = {contender.key: reason for contender in wanted if (reason := contender.missing())}
     present = [contender for contender in wanted if contender.key not in absent]
     config = asdict(settings) | {"problems": [problem.key for problem in problems], "contenders": [c.key for c in wanted]}
-    began, machine = time.perf_counter(), timing.machine()
-    result: dict[str, Any] = {"config": config, "versions": versions(), "rows": [], "absent": absent, "ensemble": None, "command": command}
-    result |= {"machine": machine, "peers": {package: timing.version_of(package) for package in PACKAGES}}
-    result["overhead"] = overhead(present, settings)
+    head, rows = record.header(command, config, PACKAGES, absent), _of_kind("overhead", overhead(present, settings))
     for problem in problems:
-        result["rows"] += measure(problem, present, settings)
-        result["machine"] = machine | {"load_after": timing.load(), "seconds": round(time.perf_counter() - began, 1)}
-        _write(folder, result)  # after each problem: what is measured is not lost
+        rows += _of_kind("solve", measure(problem, present, settings))
+        text = _write(folder, head, rows)  # after each problem: what is measured is not lost
     if ensemble and (found := ensemble_rows(quick)):
-        result["ensemble"] = found
-        _write(folder, result)
-    return result
+        rows += _of_kind("ensemble", found)
+        text = _write(folder, head, rows)
+    return text
 
 
-def _write(folder: Path, result: dict[str, Any]) -> None:
-    write_result(folder, result["config"], [], result["rows"], **{key: result[key] for key in result if key not in ("config", "versions", "rows")})
-    measured = [key for key in result["config"]["problems"] if any(row["problem"] == key for row in result["rows"])]
-    images = report.figures(folder, result, measured)
-    write_text(folder / "report.md", report.markdown(result, images, measured))
+def _of_kind(kind: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"kind": kind, **row} for row in rows]
 
 
-def _chosen(names: Sequence[str] | None, known: list[str], what: str) -> list[str]:
-    for name in names or []:
-        if name not in known:
-            raise InputError(f"no {what} is called {name!r}; there are {', '.join(known)}")
-    return known if names is None else list(names)
+def _write(folder: Path, head: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    record.write(folder, head, rows)
+    measured = [key for key in head["config"]["problems"] if any(row.get("problem") == key and row["kind"] == "solve" for row in rows)]
+    images = report.figures(folder, rows, measured)
+    write_text(folder / record.REPORT, text := report.markdown(head, rows, images, measured))
+    return text
 
 
 def measure(problem: Problem, contenders: list[Contender], settings: Settings) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import platform
 import time
@@ -20,15 +21,26 @@ ONE_THREAD = {
     "MKL_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
+    "NPROC": "1",  # the size of XLA's own pool of threads, which its flags leave as large as the machine
 }
 # What makes a library slower or faster than it is on another machine with the same CPU.
 TELLING = (*ONE_THREAD, "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NUMBA_NUM_THREADS", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_OPT", "NUMBA_DEBUG")
+DIFFERENT = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # make OpenBLAS another library than the one that users have: not for the workers
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def pin_threads() -> None:
     """One thread for every library not yet imported; a variable that is set already stays."""
     for name, value in ONE_THREAD.items():
         os.environ.setdefault(name, value)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The variables of a worker: so many threads for every library, and the same BLAS kernels as any user has."""
+    kept = {name: value for name, value in os.environ.items() if name not in (*DIFFERENT, *ONE_THREAD)}
+    pinned = {name: str(threads) for name in ONE_THREAD if name.endswith("_NUM_THREADS")} | {"NUMBA_NUM_THREADS": str(threads), "NPROC": str(threads)}
+    others = {name: value for name, value in ONE_THREAD.items() if name not in pinned and (threads == 1 or name != "XLA_FLAGS")}
+    return kept | pinned | others | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 def turn_about(cases: list[Call], repeats: int) -> list[list[float]]:
@@ -42,11 +54,13 @@ def turn_about(cases: list[Call], repeats: int) -> list[list[float]]:
     return seconds
 
 
-def rounds(cases: Mapping[str, Call], budget: float, runs: int = 7) -> dict[str, list[float]]:
+def rounds(cases: Mapping[Any, Call], budget: float, runs: int = 7, by: Callable[[Call], float] | None = None) -> dict[Any, list[float]]:
     """Seconds of every single call of each (warm) case, in `runs` rounds of all cases in turn.
 
     A case calls again and again in its share budget / runs of a round, at least once, and sits out once it has had its budget.
+    by is `clock` if None.
     """
+    by = by or clock
     seconds: dict[str, list[float]] = {key: [] for key in cases}
     spent = dict.fromkeys(cases, 0.0)
     collecting = gc.isenabled()
@@ -56,7 +70,7 @@ def rounds(cases: Mapping[str, Call], budget: float, runs: int = 7) -> dict[str,
             for key, case in cases.items():
                 share = min(budget / runs, budget - spent[key])
                 while share > 0.0:
-                    took = clock(case)
+                    took = by(case)
                     seconds[key].append(took)
                     spent[key] += took
                     share -= took
@@ -76,6 +90,34 @@ def clock(case: Call) -> float:
     case()
     took = time.perf_counter() - began
     return min(took, time.process_time() - cpu)  # reading the CPU clock costs what a short call does: hence the inner clock too
+
+
+def on_the_wall(case: Call) -> float:
+    """Seconds of a call on the clock: for libraries that compute in threads of their own, whose CPU time the system counts late."""
+    began = time.perf_counter()
+    case()
+    return time.perf_counter() - began
+
+
+class Watch:
+    """What other processes take of the machine, from now on."""
+
+    def __init__(self) -> None:
+        self.began = self._now()
+
+    def others(self) -> float | None:
+        """How many cores they kept busy; None where the system does not tell."""
+        wall, own, everyone = (now - then for now, then in zip(self._now(), self.began, strict=True))
+        return None if math.isnan(everyone) or wall <= 0.0 else round(max(0.0, (everyone - own) / wall), 2)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        try:
+            user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:9])
+            everyone = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError):
+            everyone = math.nan
+        return time.perf_counter(), time.process_time(), everyone
 
 
 def cpu_name() -> str:

@@ -1,6 +1,5 @@
 """The bench: right-hand sides and references, fair turns, and what the report holds. No test looks at seconds."""
 
-import json
 import math
 import sys
 from dataclasses import replace
@@ -14,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from adaptode.errors import InputError  # noqa: E402
-from bench import contenders, report, solve, timing  # noqa: E402
+from bench import contenders, record, report, solve, timing, units  # noqa: E402
 from bench.case import end_of_pair, pointer  # noqa: E402
 from bench.problems import PROBLEMS  # noqa: E402
 
@@ -105,25 +104,27 @@ def test_every_round_has_a_call_of_each():
 
 
 def quick(tmp_path, **options):
-    result = solve.run(str(tmp_path), quick=True, only=["lotka-volterra"], ensemble=False, **options)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "result.json", "work-precision.png"]
-    return result, json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail), (tmp_path / "report.md").read_text()
+    text = solve.run(str(tmp_path), quick=True, only=["lotka-volterra"], ensemble=False, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "result.jsonl", "work-precision.png"]
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
+    head, rows = record.read(tmp_path)
+    return head, {kind: [row for row in rows if row["kind"] == kind] for kind in ("overhead", "solve", "ensemble")}, text
 
 
 def test_a_quick_run_of_two_contenders(tmp_path):
-    result, stored, text = quick(tmp_path, contenders=["scipy-rk45", "scipy-dop853"])
+    head, stored, text = quick(tmp_path, contenders=["scipy-rk45", "scipy-dop853"])
     problem = PROBLEMS["lotka-volterra"]
-    assert [(row["tolerance"], row["contender"]) for row in stored["rows"]] == [(tol, key) for tol in (1e-6, 1e-9) for key in ("scipy-rk45", "scipy-dop853")]
-    for row in stored["rows"]:
+    assert [(row["tolerance"], row["contender"]) for row in stored["solve"]] == [(tol, key) for tol in (1e-6, 1e-9) for key in ("scipy-rk45", "scipy-dop853")]
+    for row in stored["solve"]:
         options = {"method": row["method"], "rtol": row["tolerance"], "atol": row["tolerance"]}
         found = solve_ivp(problem.python, (0.0, 10.0), problem.y0, args=(problem.p,), **options)
         assert row["work"] == found.nfev and row["error"] == problem.error(found.y[:, -1]) < 1e4 * row["tolerance"]
         assert row["seconds"] >= row["fastest"] > 0.0 and row["runs"] >= 1 and row["first_seconds"] > 0.0
-        assert row["times_scipy"] == pytest.approx(stored["rows"][2 * (row["tolerance"] < 1e-7)]["seconds"] / row["seconds"])
+        assert row["times_scipy"] == pytest.approx(stored["solve"][2 * (row["tolerance"] < 1e-7)]["seconds"] / row["seconds"])
         assert str(found.nfev) in text and f"{row['error']:.1e}" in text
     assert [row["contender"] for row in stored["overhead"]] == ["scipy-rk45", "scipy-dop853"]
-    assert stored["machine"]["cpu"] and stored["versions"]["scipy"] and set(stored["peers"]) == set(solve.PACKAGES)
-    assert stored["config"]["problems"] == ["lotka-volterra"] and stored["absent"] == {} and result["command"] == ""
+    assert head["machine"]["cpu"] and head["versions"]["scipy"] and stored["ensemble"] == []
+    assert head["config"]["problems"] == ["lotka-volterra"] and head["absent"] == {} and head["command"] == ""
     assert "## Lotka–Volterra" in text and "![work-precision](work-precision.png)" in text and "## Targets" not in text
     assert "None" not in text and "nan" not in text and (tmp_path / "work-precision.png").stat().st_size > 4_000
 
@@ -146,9 +147,9 @@ def test_the_absent_and_the_failing_are_named(tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(solve, "CONTENDERS", {c.key: c for c in more})
     monkeypatch.setattr(report, "CONTENDERS", solve.CONTENDERS)
-    _, stored, text = quick(tmp_path)
-    assert set(stored["absent"]) == {"gone", "old"} and "no_such_module_at_all does not import" in text and "scipy has no no_such_name" in text
-    assert all("seconds" not in row for row in stored["rows"]) and "failed, ValueError: no such luck\n" in text
+    head, stored, text = quick(tmp_path)
+    assert set(head["absent"]) == {"gone", "old"} and "no_such_module_at_all does not import" in text and "scipy has no no_such_name" in text
+    assert all("seconds" not in row for row in stored["solve"]) and "failed, ValueError: no such luck\n" in text
     assert "failed, SolveFailed: the solver reports no success" in text
 
 
@@ -183,33 +184,31 @@ def made_up(cyrk, rhs, specialize, lean, python=1e-3, scipy=1e-2, call=1e-5):
         }  # fmt: skip
         for key, seconds in times.items():
             row = solve._row(PROBLEMS[problem], contenders.CONTENDERS[key], 1e-6)
-            rows.append(row | {"seconds": seconds, "error": 1e-5, "work": 10, "work_unit": "", "times_scipy": scipy / seconds})
-    overhead = [row | {"seconds": call} for row in rows if row["contender"] == "adaptode-rk45"]
-    return {"rows": rows, "overhead": overhead, "config": {"tolerances": [1e-6]}}
+            rows.append(row | {"kind": "solve", "seconds": seconds, "error": 1e-5, "work": 10, "work_unit": "", "times_scipy": scipy / seconds})
+    return rows + [row | {"kind": "overhead", "seconds": call} for row in rows if row["contender"] == "adaptode-rk45"]
 
 
 def test_targets_say_no_when_the_numbers_do():
     good = {"cyrk": 3e-5, "rhs": 2.9e-5, "specialize": 1.9e-5, "lean": 2.9e-5}
-    assert [holds for _, holds, _ in report.targets(made_up(**good))] == [True] * 6
+    assert [holds for _, holds, _ in report.targets(made_up(**good), [1e-6])] == [True] * 6
     spoiled = [{"scipy": 4e-3}, {"rhs": 3.1e-5}, {"lean": 3.1e-5}, {"specialize": 2.1e-5}, {"python": 6e-3}, {"call": 2.1e-5}]
     for i, change in enumerate(spoiled):
-        found = [holds for _, holds, _ in report.targets(made_up(**good | change))]
+        found = [holds for _, holds, _ in report.targets(made_up(**good | change), [1e-6])]
         assert not found[i] and sum(found) >= 5 - (i == 0), change
-    alone = made_up(**good)
-    alone["rows"] = [row | {"times_scipy": None} for row in alone["rows"] if row["library"] != "SciPy"]
-    assert [holds for _, holds, _ in report.targets(alone)] == [True] * 4  # without SciPy there is nothing to say of two of them
-    ratios = report.against_cyrk(made_up(**good)["rows"])
+    alone = [row | {"times_scipy": None} for row in made_up(**good) if row["library"] != "SciPy"]
+    assert [holds for _, holds, _ in report.targets(alone, [1e-6])] == [True] * 4  # without SciPy there is nothing to say of two of them
+    ratios = report.against_cyrk(report.of_kind(made_up(**good), "solve"))
     assert {(r["form"], round(r["ratio"], 2)) for r in ratios} == {("@rhs", 1.03), ("specialize", 1.58), ("jit_solver", 1.03)}
 
 
 @pytest.mark.parametrize("value, text", [(1.26e-5, "12.6 µs"), (9.996e-4, "1000 µs"), (0.02, "20 ms"), (1.5, "1.5 s"), (None, "—"), (math.nan, "—")])
 def test_seconds_have_a_unit(value, text):
-    assert report.seconds(value) == text
+    assert units.seconds(value) == text
 
 
 @pytest.mark.parametrize("value, text", [(0.8123, "0.81×"), (1.0, "1.0×"), (9.96, "10×"), (123.4, "123×"), (None, "—")])
 def test_ratios_are_short(value, text):
-    assert report.times(value) == text
+    assert units.times(value) == text
 
 
 def test_an_ensemble_bench_has_its_section(tmp_path, monkeypatch):
@@ -223,7 +222,7 @@ def test_an_ensemble_bench_has_its_section(tmp_path, monkeypatch):
     text = (tmp_path / "report.md").read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "ours" in line]
     assert lines == [["ours", "100", "1.0e-05", "250 ms", "200 ms", "125 ms", "100 ms"]] and "gone: absent: no module" in text
-    assert json.loads((tmp_path / "result.json").read_text())["ensemble"] == rows
+    assert [row for row in record.read(tmp_path)[1] if row["kind"] == "ensemble"] == [{"kind": "ensemble", **row} for row in rows]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.name)

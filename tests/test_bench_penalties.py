@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench import record
 from bench.penalties import PENALTIES, Case, _error, _polished, run
 
 
@@ -28,5 +29,7 @@ def test_polished_triplets_satisfy_their_equations_beyond_double_precision():
 
 
 def test_the_report(tmp_path):
-    report = run(str(tmp_path), [2], 0.01, "python -m bench penalties")
-    assert "κ(J)" in report and (tmp_path / "result.json").exists() and (tmp_path / "report.md").read_text(encoding="utf-8") == report
+    report = run(str(tmp_path), dims=[2], budget=0.01, command="python -m bench penalties")
+    head, rows = record.read(tmp_path)
+    assert head["config"] == {"dims": [2], "budget": 0.01} and [row["penalty"] for row in rows if row["contender"] == "adaptode"] == list(PENALTIES)
+    assert "κ(J)" in report and (tmp_path / "penalties.png").exists() and (tmp_path / "report.md").read_text(encoding="utf-8") == report

@@ -1,0 +1,121 @@
+"""The least that adaptode's algorithm can take on a workload: its matrix products and tanh, each as fast as they are alone, and nothing evaluated twice.
+
+An evaluation has one product a layer, a pullback two: W̄ = xᵀ z̄ and x̄ = z̄ Wᵀ. In hidden coordinates (`adaptode.fields.hidden`) the first layer is
+(B, m)·(m, h) in place of (B, n)·(n, h) and there is no last one; every attempt lifts twice by (B, m)·(m, n), and both ends have products with n.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adaptode import activations
+from adaptode.fields.hidden import hidden_size
+
+from .timing import on_the_wall
+from .workloads import Workload
+
+STAGES = 6  # of Tsit5 that are pulled back a step: its seventh is the next one's first
+REPEATS, SECONDS = 31, 0.15
+
+
+class Product(NamedTuple):
+    """(m, k)·(k, n); the flags say which factor lies transposed in memory."""
+
+    m: int
+    k: int
+    n: int
+    left: bool = False
+    right: bool = False
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.m * self.k * self.n
+
+
+class Work(NamedTuple):
+    """How often each product is made and how often tanh of so many numbers is taken."""
+
+    products: Counter[Product]
+    tanh: Counter[int]
+
+    @property
+    def flops(self) -> int:
+        return sum(count * product.flops for product, count in self.products.items())
+
+
+def count(workload: Workload, evaluations: int, attempts: int, accepted: int, hidden: bool, gradient: bool) -> Work:
+    """The work of one forward solve with its readout or, with `gradient`, of that and the transpose of both."""
+    products: Counter[Product] = Counter()
+    batch, sizes, n = workload.batch, workload.sizes, workload.sizes[0]
+    pullbacks = STAGES * accepted if gradient else 0
+    if hidden:
+        m, first = hidden_size(workload.field), sizes[1]
+        products[Product(batch, n, first)] += 1  # z₀ = y₀ W₁
+        products[Product(m, n, first)] += 1  # M = Ŵ W₁
+        products[Product(batch, m, n)] += 2 * attempts
+        if gradient:
+            products[Product(batch, n, m, right=True)] += 1  # ᾱ = ȳ Ŵᵀ
+            products[Product(n, batch, first, left=True)] += 1  # W̄₁ = y₀ᵀ z̄₀ + Ŵᵀ M̄
+            products[Product(n, m, first, left=True)] += 1
+            products[Product(m, first, n, right=True)] += 1  # Ŵ̄ = M̄ W₁ᵀ + αᵀ ȳ
+            products[Product(m, batch, n, left=True)] += 1
+        sizes = (m, *sizes[1:-1])
+    for i, o in pairwise(sizes):
+        products[Product(batch, i, o)] += evaluations
+        products[Product(i, batch, o, left=True)] += pullbacks
+        products[Product(batch, o, i, right=True)] += pullbacks
+    if workload.outputs:
+        products[Product(batch, n, workload.outputs)] += 1
+        products[Product(n, batch, workload.outputs, left=True)] += gradient
+        products[Product(batch, workload.outputs, n, right=True)] += gradient
+    tanh = Counter(batch * width for width in workload.sizes[1:-1])
+    return Work(+products, Counter({size: times * evaluations for size, times in tanh.items()}))
+
+
+def product_seconds(product: Product, dtype: str) -> float:
+    """Median seconds of one np.dot into a given array."""
+    rng = np.random.default_rng(0)
+    a = _factor(rng, product.m, product.k, product.left, dtype)
+    b = _factor(rng, product.k, product.n, product.right, dtype)
+    out = np.empty((product.m, product.n), dtype)
+    return _median(lambda: np.dot(a, b, out=out))
+
+
+def tanh_seconds(size: int, dtype: str) -> float:
+    """The faster of NumPy's and `adaptode.activations`."""
+    z = np.random.default_rng(0).standard_normal(size).astype(dtype)
+    y, slope = np.empty_like(z), np.empty_like(z)
+    return min(_median(lambda: np.tanh(z, out=y)), _median(lambda: activations.activate(activations.TANH, z, y, slope)))
+
+
+def rows(workload: Workload, dtype: str, tolerance: float, threads: int) -> list[dict[str, Any]]:
+    """The floor's seconds and operations of one forward solve and of one gradient, with the steps that adaptode takes."""
+    objective = workload.objective(dtype, tolerance)
+    run = objective.solve(workload.params.astype(dtype), workload.data[0].astype(dtype))
+    taken, found = run.steps, []
+    for operation in ("forward", "gradient"):
+        work = count(workload, run.nfev, taken.t.size, int(taken.accepted.sum()), run.coordinates is not None, operation == "gradient")
+        products = sum(times * product_seconds(product, dtype) for product, times in work.products.items())
+        tanh = sum(times * tanh_seconds(size, dtype) for size, times in work.tanh.items())
+        about = {"kind": "floor", "workload": workload.key, "tolerance": tolerance, "dtype": dtype, "threads": threads, "operation": operation}
+        found.append(about | {"seconds": products + tanh, "products": products, "tanh": tanh, "flops": work.flops})
+    return found
+
+
+def _factor(rng: np.random.Generator, rows: int, columns: int, transposed: bool, dtype: str) -> np.ndarray:
+    shape = (columns, rows) if transposed else (rows, columns)
+    values = rng.standard_normal(shape).astype(dtype)
+    return values.T if transposed else values
+
+
+def _median(case: Any) -> float:
+    case()
+    seconds: list[float] = []
+    while len(seconds) < 5 or (len(seconds) < REPEATS and sum(seconds) < SECONDS):
+        seconds.append(on_the_wall(case))
+    return median(seconds)
