@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adaptode import activations
+from adaptode import activations, products
 from adaptode.fields.hidden import hidden_size
 
 from .timing import on_the_wall
@@ -38,10 +38,10 @@ class Product(NamedTuple):
 
 
 class Work(NamedTuple):
-    """How often each product is made and how often tanh of so many numbers is taken."""
+    """How often each product is made and how often tanh of (rows, columns) numbers is taken."""
 
     products: Counter[Product]
-    tanh: Counter[int]
+    tanh: Counter[tuple[int, int]]
 
     @property
     def flops(self) -> int:
@@ -50,47 +50,49 @@ class Work(NamedTuple):
 
 def count(workload: Workload, evaluations: int, attempts: int, accepted: int, hidden: bool, gradient: bool) -> Work:
     """The work of one forward solve with its readout or, with `gradient`, of that and the transpose of both."""
-    products: Counter[Product] = Counter()
+    made: Counter[Product] = Counter()
     batch, sizes, n = workload.batch, workload.sizes, workload.sizes[0]
     pullbacks = STAGES * accepted if gradient else 0
     if hidden:
         m, first = hidden_size(workload.field), sizes[1]
-        products[Product(batch, n, first)] += 1  # z₀ = y₀ W₁
-        products[Product(m, n, first)] += 1  # M = Ŵ W₁
-        products[Product(batch, m, n)] += 2 * attempts
+        made[Product(batch, n, first)] += 1  # z₀ = y₀ W₁
+        made[Product(m, n, first)] += 1  # M = Ŵ W₁
+        made[Product(batch, m, n)] += 2 * attempts
         if gradient:
-            products[Product(batch, n, m, right=True)] += 1  # ᾱ = ȳ Ŵᵀ
-            products[Product(n, batch, first, left=True)] += 1  # W̄₁ = y₀ᵀ z̄₀ + Ŵᵀ M̄
-            products[Product(n, m, first, left=True)] += 1
-            products[Product(m, first, n, right=True)] += 1  # Ŵ̄ = M̄ W₁ᵀ + αᵀ ȳ
-            products[Product(m, batch, n, left=True)] += 1
+            made[Product(batch, n, m, right=True)] += 1  # ᾱ = ȳ Ŵᵀ
+            made[Product(n, batch, first, left=True)] += 1  # W̄₁ = y₀ᵀ z̄₀ + Ŵᵀ M̄
+            made[Product(n, m, first, left=True)] += 1
+            made[Product(m, first, n, right=True)] += 1  # Ŵ̄ = M̄ W₁ᵀ + αᵀ ȳ
+            made[Product(m, batch, n, left=True)] += 1
         sizes = (m, *sizes[1:-1])
     for i, o in pairwise(sizes):
-        products[Product(batch, i, o)] += evaluations
-        products[Product(i, batch, o, left=True)] += pullbacks
-        products[Product(batch, o, i, right=True)] += pullbacks
+        made[Product(batch, i, o)] += evaluations
+        made[Product(i, batch, o, left=True)] += pullbacks
+        made[Product(batch, o, i, right=True)] += pullbacks
     if workload.outputs:
-        products[Product(batch, n, workload.outputs)] += 1
-        products[Product(n, batch, workload.outputs, left=True)] += gradient
-        products[Product(batch, workload.outputs, n, right=True)] += gradient
-    tanh = Counter(batch * width for width in workload.sizes[1:-1])
-    return Work(+products, Counter({size: times * evaluations for size, times in tanh.items()}))
+        made[Product(batch, n, workload.outputs)] += 1
+        made[Product(n, batch, workload.outputs, left=True)] += gradient
+        made[Product(batch, workload.outputs, n, right=True)] += gradient
+    tanh = Counter((batch, width) for width in workload.sizes[1:-1])
+    return Work(+made, Counter({shape: times * evaluations for shape, times in tanh.items()}))
 
 
 def product_seconds(product: Product, dtype: str) -> float:
-    """Median seconds of one np.dot into a given array."""
+    """Median seconds of one product into a given array: the faster of np.dot and `adaptode.products`."""
     rng = np.random.default_rng(0)
     a = _factor(rng, product.m, product.k, product.left, dtype)
     b = _factor(rng, product.k, product.n, product.right, dtype)
-    out = np.empty((product.m, product.n), dtype)
-    return _median(lambda: np.dot(a, b, out=out))
+    out = np.zeros((product.m, product.n), dtype)
+    rowwise = np.ascontiguousarray(b)
+    ours = _median(lambda: products.add_outer(a.T, rowwise, out) if product.left else products.product(a, rowwise, out))
+    return min(_median(lambda: np.dot(a, b, out=out)), ours)
 
 
-def tanh_seconds(size: int, dtype: str) -> float:
+def tanh_seconds(rows: int, columns: int, dtype: str) -> float:
     """The faster of NumPy's and `adaptode.activations`."""
-    z = np.random.default_rng(0).standard_normal(size).astype(dtype)
-    y, slope = np.empty_like(z), np.empty_like(z)
-    return min(_median(lambda: np.tanh(z, out=y)), _median(lambda: activations.activate(activations.TANH, z, y, slope)))
+    z = np.random.default_rng(0).standard_normal((rows, columns)).astype(dtype)
+    y, shift, slope = np.empty_like(z), z[0].copy(), np.empty_like(z)
+    return min(_median(lambda: np.tanh(z, out=y)), _median(lambda: activations.activate(activations.TANH, y, shift, slope)))
 
 
 def rows(workload: Workload, dtype: str, tolerance: float, threads: int) -> list[dict[str, Any]]:
@@ -100,10 +102,10 @@ def rows(workload: Workload, dtype: str, tolerance: float, threads: int) -> list
     taken, found = run.steps, []
     for operation in ("forward", "gradient"):
         work = count(workload, run.nfev, taken.t.size, int(taken.accepted.sum()), run.coordinates is not None, operation == "gradient")
-        products = sum(times * product_seconds(product, dtype) for product, times in work.products.items())
-        tanh = sum(times * tanh_seconds(size, dtype) for size, times in work.tanh.items())
+        gemm = sum(times * product_seconds(product, dtype) for product, times in work.products.items())
+        tanh = sum(times * tanh_seconds(*shape, dtype) for shape, times in work.tanh.items())
         about = {"kind": "floor", "workload": workload.key, "tolerance": tolerance, "dtype": dtype, "threads": threads, "operation": operation}
-        found.append(about | {"seconds": products + tanh, "products": products, "tanh": tanh, "flops": work.flops})
+        found.append(about | {"seconds": gemm + tanh, "products": gemm, "tanh": tanh, "flops": work.flops})
     return found
 
 

@@ -26,10 +26,12 @@ from .workloads import Workload
 Prepare = Callable[[Workload, str, float, int], Case]  # workload, dtype, tolerance, threads
 
 
-def adaptode_case(workload: Workload, dtype: str, tolerance: float, threads: int, penalty: bool = False, **options: Any) -> Case:
+def adaptode_case(workload: Workload, dtype: str, tolerance: float, threads: int, penalty: bool = False, compiled: bool = False, **options: Any) -> Case:
     if penalty:
         options["penalties"] = [ao.LocalError(1.0)]
     objective = workload.objective(dtype, tolerance, **options)
+    if compiled:
+        objective = objective.compiled()
     params, (X, y) = workload.params.astype(dtype), workload.data
     X, rng = X.astype(dtype), np.random.default_rng(0)
     y = y.astype(dtype) if workload.loss == "mean_squared_error" else y
@@ -73,6 +75,7 @@ class Contender:
 
 ALL = [
     Contender("adaptode", adaptode_case, note="`Objective` as it is: Tsit5, discrete adjoint"),
+    Contender("adaptode-compiled", partial(adaptode_case, compiled=True), only=("moons", "spiral", "small"), note="`Objective.compiled()`"),
     Contender("adaptode-backsolve", partial(adaptode_case, adjoint="backsolve"), forward=False, note='`adjoint="backsolve"`'),
     Contender("adaptode-state", partial(adaptode_case, coordinates="state"), only=("mnist",), note='`coordinates="state"`: no hidden coordinates'),
     Contender("adaptode-local", partial(adaptode_case, penalty=True), only=("reg",), forward=False, note="`penalties=[LocalError(1.0)]`"),

@@ -153,7 +153,7 @@ def targets(rows: Sequence[Row]) -> list[tuple[str, bool, str]]:
     at, settings = {op: dict.fromkeys(GROUPS, ()) for op in ("forward", "gradient")}, timed(rows)
     for setting, here in settings.items():
         for op in at:
-            mine, peer = here.get(("adaptode", op)), fastest_peer(here, op)
+            mine, peer = here.get(("adaptode-compiled", op)) or here.get(("adaptode", op)), fastest_peer(here, op)
             if mine and peer:
                 at[op][WORKLOADS[setting[0]].group] += ((peer["seconds"] / mine["seconds"], f"{_name(setting)}, {peer['contender']}"),)
     for (group, op), limit in SPEED.items():

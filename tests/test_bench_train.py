@@ -100,7 +100,7 @@ def test_the_floor_of_moons_by_hand():
     workload = WORKLOADS["moons"]
     forward = floor.count(workload, 20, 3, 3, hidden=False, gradient=False)
     assert forward.products == {Product(256, 2, 64): 20, Product(256, 64, 64): 20, Product(256, 64, 2): 20, Product(256, 2, 1): 1}
-    assert forward.tanh == {256 * 64: 40}
+    assert forward.tanh == {(256, 64): 40}
     assert forward.flops == 2 * 256 * (20 * (2 * 64 + 64 * 64 + 64 * 2) + 2)
     gradient = floor.count(workload, 20, 3, 3, hidden=False, gradient=True)
     assert gradient.tanh == forward.tanh  # nothing is evaluated twice
@@ -112,7 +112,7 @@ def test_the_floor_of_mnist_by_hand():
     workload = WORKLOADS["mnist"]
     forward = floor.count(workload, 44, 7, 6, hidden=True, gradient=False)
     expected = {Product(512, 102, 100): 44, Product(512, 102, 784): 14, Product(512, 784, 100): 1, Product(102, 784, 100): 1, Product(512, 784, 10): 1}
-    assert forward.products == expected and forward.tanh == {51200: 44}
+    assert forward.products == expected and forward.tanh == {(512, 100): 44}
     back = floor.count(workload, 44, 7, 6, hidden=True, gradient=True).products - Counter(expected)
     assert back == {
         Product(102, 512, 100, left=True): 36, Product(512, 100, 102, right=True): 36, Product(512, 784, 102, right=True): 1,
@@ -132,7 +132,7 @@ def test_floors_count_the_pullbacks_that_adaptode_makes():
 
 def test_rows_of_the_floor(monkeypatch):
     monkeypatch.setattr(floor, "product_seconds", lambda product, dtype: product.flops * 1e-9)
-    monkeypatch.setattr(floor, "tanh_seconds", lambda size, dtype: size * 1e-9)
+    monkeypatch.setattr(floor, "tanh_seconds", lambda rows, columns, dtype: rows * columns * 1e-9)
     forward, gradient = floor.rows(WORKLOADS["moons"], "float64", 1e-6, 1)
     assert forward["operation"] == "forward" and gradient["operation"] == "gradient" and forward["tanh"] == gradient["tanh"]
     for row in (forward, gradient):
@@ -143,8 +143,8 @@ def test_a_product_is_timed_in_its_own_shape(monkeypatch):
     seen = []
     monkeypatch.setattr(floor, "_median", lambda case: seen.append(case()) or 1.0)
     floor.product_seconds(Product(3, 4, 5, left=True, right=True), "float32")
-    assert seen[0].shape == (3, 5) and seen[0].dtype == np.float32
-    assert floor.tanh_seconds(10, "float64") == 1.0 and len(seen) == 3
+    assert seen[1].shape == (3, 5) and seen[1].dtype == np.float32
+    assert floor.tanh_seconds(10, 4, "float64") == 1.0 and len(seen) == 4
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def test_what_fails_says_so_as_solve_does():
         flow(theta, np.array([[0.0, np.nan]]))
     with pytest.raises(InputError, match="theta"):
         flow(theta[:-1], np.ones((1, 2)))
-    with pytest.raises(InputError, match="y0"):
+    with pytest.raises(InputError, match=r"\(batch, 2\).*got \(1, 3\)"):
         flow(theta, np.ones((1, 3)))
     with pytest.raises(SolveError, match="max_steps"):
         ao.Flow(field, (0.0, 1.0), max_steps=1)(theta, np.ones((1, 2)))
