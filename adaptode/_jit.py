@@ -143,24 +143,116 @@ def is_compiled(function: Any) -> bool:
     return isinstance(function, numba.core.dispatcher.Dispatcher)
 
 
-@intrinsic
-def _unowned(context, array):
-    def generate(context, builder, typed, values):
-        view = context.make_array(typed.args[0])(context, builder, values[0])
+def _without_owner(context, builder, kind, value):
+    """The same value, its arrays' owners forgotten, in tuples too."""
+    if isinstance(kind, numba_types.Array):
+        view = context.make_array(kind)(context, builder, value)
         view.meminfo = cgutils.get_null_value(view.meminfo.type)
         return view._getvalue()
+    if isinstance(kind, numba_types.BaseTuple):
+        parts = cgutils.unpack_tuple(builder, value)
+        return context.make_tuple(builder, kind, [_without_owner(context, builder, *pair) for pair in zip(kind.types, parts, strict=True)])
+    return value
 
-    return array(array), generate
+
+@intrinsic
+def _unowned(context, value):
+    def generate(context, builder, signature, values):
+        return _without_owner(context, builder, value, values[0])
+
+    return value(value), generate
 
 
-def borrow(array: Any) -> Any:
-    """The same array, its references no longer counted by compiled code: in a loop over a small state the counting costs more than the sums.
+def borrow(value: Any) -> Any:
+    """The same array, or tuple of arrays and tuples, references to it no longer counted by compiled code.
 
-    Only for arguments of a kernel, which outlive it.
+    Counting costs more than the sums do in a loop over a small state.
+
+    Only for arguments of a kernel, which outlive it: what a kernel makes itself is gone after its last use under its own name.
     """
-    return array
+    return value
 
 
-@overload(borrow)
-def _borrow(array):
-    return lambda array: _unowned(array)
+@overload(borrow, jit_options={"forceinline": True, **_OPTIONS})
+def _borrow(value):
+    return lambda value: _unowned(value)
+
+
+def direct(function: Any, *arguments: Any) -> Any:
+    """The compiled code of a kernel for arguments like these, which takes all others to be of the same types.
+
+    To ask is most of the cost of a call with tuples of arrays.
+    """
+    return function if JIT_DISABLED else function.get_overload(tuple(map(numba.typeof, arguments)))
+
+
+@intrinsic
+def _viewed(context, array, start, shape):
+    result = numba_types.Array(array.dtype, len(shape), "C")
+
+    def generate(context, builder, signature, values):
+        source = context.make_array(array)(context, builder, values[0])
+        view = context.make_array(result)(context, builder)
+        sizes = cgutils.unpack_tuple(builder, context.cast(builder, values[2], shape, numba_types.UniTuple(numba_types.intp, len(shape))))
+        item = context.get_constant(numba_types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
+        steps = [item]
+        for size in reversed(sizes[1:]):
+            steps.insert(0, builder.mul(steps[0], size))
+        first = builder.gep(source.data, [context.cast(builder, values[1], signature.args[1], numba_types.intp)])
+        nothing = cgutils.get_null_value(view.meminfo.type)
+        context.populate_array(view, data=first, shape=sizes, strides=steps, itemsize=item, meminfo=nothing)
+        return view._getvalue()
+
+    return result(array, start, shape), generate
+
+
+def part(array: Any, start: int, shape: tuple[int, ...]) -> Any:
+    """What begins at element number `start` of an array that lies in one piece, as an array of that shape; not checked, and as by `borrow` not counted.
+
+    A reshape, which calls a function, costs as much as a small product.
+    """
+    size = int(np.prod(shape))
+    return array.reshape(-1)[start : start + size].reshape(shape)
+
+
+@overload(part, jit_options={"forceinline": True, **_OPTIONS})
+def _part(array, start, shape):
+    return lambda array, start, shape: _viewed(array, start, shape)
+
+
+@intrinsic
+def _arrive(context, counter):
+    def generate(context, builder, signature, values):
+        place = context.make_array(counter)(context, builder, values[0]).data
+        return builder.atomic_rmw("add", place, context.get_constant(counter.dtype, 1), "seq_cst")
+
+    return counter.dtype(counter), generate
+
+
+@intrinsic
+def _arrived(context, counter):
+    def generate(context, builder, signature, values):
+        place = context.make_array(counter)(context, builder, values[0]).data
+        return builder.load_atomic(place, "acquire", 8)
+
+    return counter.dtype(counter), generate
+
+
+def meet(counter: Any, parties: int, times: int) -> bool:
+    """In compiled code: waits until all parties have come here for that many times, by a counter (1,) int64 that all see; False if one gave up, counter < 0.
+
+    What each wrote before is then seen by all. It waits by looking, for microseconds: only for threads that run at the same time.
+    """
+    raise NotImplementedError("only compiled code waits")
+
+
+@overload(meet)
+def _meet(counter, parties, times):
+    def wait(counter, parties, times):
+        _arrive(counter)
+        while True:
+            seen = _arrived(counter)
+            if seen < 0 or seen >= parties * times:
+                return seen >= 0
+
+    return wait

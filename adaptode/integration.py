@@ -20,6 +20,7 @@ from .reservoir import replacements
 from .solution import NONFINITE, RUNNING, SUCCESS, Attempt, Status, StepLog
 from .step import bound_stages
 from .tableau import Tableau
+from .team import team_of
 
 
 class Chunk(NamedTuple):
@@ -70,6 +71,7 @@ class Integration:
         )
         self.out = np.empty((saveat.size, y0.size), dtype)
         self.own_advance = advance
+        self.team = None if "errors" in keep else team_of(bound, self.state, method)
         self.chunks: list[Chunk] = []
         count = self.state.count
         while count[SAVED] < saveat.size and saveat[count[SAVED]] == t0:
@@ -125,6 +127,7 @@ class Integration:
         """An independent one at the same place; a Python right-hand side is shared."""
         twin = copy.copy(self)
         twin.state, twin.out, twin.chunks = State(*(array.copy() for array in self.state)), self.out.copy(), list(self.chunks)
+        twin.team = self.team and team_of(twin.bound, twin.state, twin.method)
         return twin
 
     @property
@@ -240,6 +243,8 @@ class Integration:
         bound = self.bound
         if bound.kind == "mlp":
             advance_mlp(bound.pack, *arguments)
+        elif self.team:
+            self.team.enter(*arguments)
         elif bound.kind == "hidden":
             advance_hidden(bound.pack, *arguments)
         elif bound.kind == "python":

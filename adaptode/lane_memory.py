@@ -5,11 +5,10 @@ All lies in one block, at places that are constants of the kernel: so LLVM sees 
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array, populate_array
 
@@ -55,45 +54,27 @@ def layout(tab: Tableau, n: int, m: int) -> Layout:
     return Layout(n, m, s, tab.fsal, block, *places)
 
 
-def window(memory, start, shape):
-    """memory[start:] seen as a C-contiguous array of that shape. Compiled it owns nothing: counting its owners would keep loops from being SIMD."""
-    return memory[start : start + math.prod(shape)].reshape(shape)
-
-
 def column(memory, start, size):
     """Every LANES-th number of memory from start on."""
     return memory[start : start + size * LANES : LANES]
 
 
-def _borrowed(memory: Any, ndim: int, layout: str) -> Any:
-    """An intrinsic that makes an array of memory owned by another."""
-    array = types.Array(memory.dtype, ndim, layout)
+@intrinsic
+def _strided(typing, memory, start, size):
+    array = types.Array(memory.dtype, 1, "A")
 
-    @intrinsic
-    def borrow(typing, memory, start, shape, strides):
-        def generate(context, builder, signature, arguments):
-            source = make_array(memory)(context, builder, arguments[0])
-            made = make_array(array)(context, builder)
-            item = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
-            data = builder.gep(source.data, [arguments[1]])
-            lengths, steps = (cgutils.unpack_tuple(builder, arguments[i]) for i in (2, 3))
-            populate_array(made, data=data, shape=lengths, strides=[builder.mul(s, item) for s in steps], itemsize=item, meminfo=None)
-            return made._getvalue()
+    def generate(context, builder, signature, arguments):
+        source = make_array(memory)(context, builder, arguments[0])
+        made = make_array(array)(context, builder)
+        item = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(array.dtype)))
+        step = context.get_constant(types.intp, LANES)
+        data = builder.gep(source.data, [arguments[1]])
+        populate_array(made, data=data, shape=[arguments[2]], strides=[builder.mul(step, item)], itemsize=item, meminfo=None)
+        return made._getvalue()
 
-        return array(memory, types.intp, types.UniTuple(types.intp, ndim), types.UniTuple(types.intp, ndim)), generate
-
-    return borrow
-
-
-@overload(window, jit_options={"forceinline": True})
-def _window(memory, start, shape):
-    borrow = _borrowed(memory, len(shape), "C")
-    if len(shape) == 1:
-        return lambda memory, start, shape: borrow(memory, start, shape, (1,))
-    return lambda memory, start, shape: borrow(memory, start, shape, (shape[1], 1))
+    return array(memory, types.intp, types.intp), generate
 
 
 @overload(column, jit_options={"forceinline": True})
 def _column(memory, start, size):
-    borrow = _borrowed(memory, 1, "A")
-    return lambda memory, start, size: borrow(memory, start, (size,), (LANES,))
+    return lambda memory, start, size: _strided(memory, start, size)

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._jit import JIT_DISABLED, dual, inline, specialize, spliced
+from ._jit import JIT_DISABLED, dual, inline, part, specialize, spliced
 from .combine import combine_lanes
 from .control import SMALLEST, accepts, compiled_first_guess, compiled_first_size, next_factor, next_time
 from .dense import dense_state
-from .lane_memory import LANES, column, layout, window
+from .lane_memory import LANES, column, layout
 from .norms import scaled_rms, scaled_rms_lanes
 from .solution import MAX_STEPS, NONFINITE, RUNNING, SUCCESS, TOO_SMALL
 from .tableau import Tableau
@@ -88,7 +88,7 @@ def evaluate_in_place(t, memory, y, k, l):
 @dual
 def evaluate_copied(t, memory, y, k, l):
     """The same on contiguous copies, for a right-hand side that needs them (`np.dot`, `reshape`)."""
-    one_y, one_p, one_f = window(memory, ONE_Y, (SIZE,)), window(memory, ONE_P, (PARAMS,)), window(memory, ONE_F, (SIZE,))
+    one_y, one_p, one_f = part(memory, ONE_Y, (SIZE,)), part(memory, ONE_P, (PARAMS,)), part(memory, ONE_F, (SIZE,))
     for e in range(SIZE):
         one_y[e] = memory[y + e * LANES + l]
     for e in range(PARAMS):
@@ -106,8 +106,8 @@ def evaluate(t, memory, y, k, l):
 @dual
 def stage_lanes(i, weights, node, memory, size, width):
     """Equation (1) of `adaptode.step` for stage i in all lanes."""
-    h, t, stage_t = window(memory, H, (N,)), window(memory, LANE + T * LANES, (LANES,)), window(memory, LANE + STAGE_T * LANES, (LANES,))
-    combine_lanes(window(memory, Y, (N,)), h, weights, window(memory, K, (STAGES, N)), i, window(memory, Z, (N,)), size)
+    h, t, stage_t = part(memory, H, (N,)), part(memory, LANE + T * LANES, (LANES,)), part(memory, LANE + STAGE_T * LANES, (LANES,))
+    combine_lanes(part(memory, Y, (N,)), h, weights, part(memory, K, (STAGES, N)), i, part(memory, Z, (N,)), size)
     for l in range(width):
         stage_t[l] = t[l] + node * h[l]
     for l in range(width):
@@ -123,7 +123,7 @@ def stages_before(memory, size, width):
 def first_stage(memory, size, width):
     """K₁ = f(t, y) where the method is not FSAL; with FSAL it is known."""
     if not FSAL:
-        t = window(memory, LANE + T * LANES, (LANES,))
+        t = part(memory, LANE + T * LANES, (LANES,))
         for l in range(width):
             evaluate(t[l], memory, Y, K, l)
 
@@ -138,32 +138,32 @@ def stages_until(memory, size, width):
 @dual
 def attempt_lanes(task, memory, size, width):
     """Stages, new states and scaled errors of all lanes."""
-    h = window(memory, H, (SIZE, LANES))
+    h = part(memory, H, (SIZE, LANES))
     for e in range(1, SIZE):
         for l in range(width):
             h[e, l] = h[0, l]
     stages_before(memory, size, width)
-    steps, stages, err = window(memory, H, (N,)), window(memory, K, (STAGES, N)), window(memory, E, (N,))
+    steps, stages, err = part(memory, H, (N,)), part(memory, K, (STAGES, N)), part(memory, E, (N,))
     if not FSAL:
-        combine_lanes(window(memory, Y, (N,)), steps, B, stages, STAGES, window(memory, Y1, (N,)), size)
+        combine_lanes(part(memory, Y, (N,)), steps, B, stages, STAGES, part(memory, Y1, (N,)), size)
     for e in range(size):
         err[e] = 0.0
     combine_lanes(err, steps, ERROR, stages, STAGES, err, size)
     y, y1, err, sums = (
-        window(memory, Y, (SIZE, LANES)),
-        window(memory, Y1, (SIZE, LANES)),
-        window(memory, E, (SIZE, LANES)),
-        window(memory, SUMS, (4, LANES)),
+        part(memory, Y, (SIZE, LANES)),
+        part(memory, Y1, (SIZE, LANES)),
+        part(memory, E, (SIZE, LANES)),
+        part(memory, SUMS, (4, LANES)),
     )
-    scaled_rms_lanes(err, y, y1, task.atol, task.rtol, sums, window(memory, LANE + Q * LANES, (LANES,)), width)
+    scaled_rms_lanes(err, y, y1, task.atol, task.rtol, sums, part(memory, LANE + Q * LANES, (LANES,)), width)
 
 
 @dual
 def move_lanes(memory, width):
     """y ← y₁, and with FSAL K₁ ← K_s, in the lanes whose attempt was accepted."""
-    keep = window(memory, LANE + KEEP * LANES, (LANES,))
-    y, y1 = window(memory, Y, (SIZE, LANES)), window(memory, Y1, (SIZE, LANES))
-    first, last = window(memory, K, (SIZE, LANES)), window(memory, K + (STAGES - 1) * N, (SIZE, LANES))
+    keep = part(memory, LANE + KEEP * LANES, (LANES,))
+    y, y1 = part(memory, Y, (SIZE, LANES)), part(memory, Y1, (SIZE, LANES))
+    first, last = part(memory, K, (SIZE, LANES)), part(memory, K + (STAGES - 1) * N, (SIZE, LANES))
     for e in range(SIZE):
         for l in range(width):
             y[e, l] = y1[e, l] if keep[l] != 0.0 else y[e, l]
@@ -175,7 +175,7 @@ def move_lanes(memory, width):
 @dual
 def retire(memory, counts, book, l):
     """Write down how lane l's trajectory ended, and free the lane."""
-    lane, h = window(memory, LANE, (8, LANES)), window(memory, H, (SIZE, LANES))
+    lane, h = part(memory, LANE, (8, LANES)), part(memory, H, (SIZE, LANES))
     j, status = counts[JOB, l], counts[STATUS, l]
     if status == TOO_SMALL and not lane[Q, l] < np.inf:
         status = NONFINITE
@@ -198,8 +198,8 @@ def retire(memory, counts, book, l):
 @dual
 def begin(rule, task, memory, counts, book, l, j):
     """Put trajectory j into lane l: its start, f there, and its first step size."""
-    y, p, f0, f1 = window(memory, ONE_Y, (SIZE,)), window(memory, ONE_P, (PARAMS,)), window(memory, ONE_F, (SIZE,)), window(memory, ONE_Y1, (SIZE,))
-    lane = window(memory, LANE, (8, LANES))
+    y, p, f0, f1 = part(memory, ONE_Y, (SIZE,)), part(memory, ONE_P, (PARAMS,)), part(memory, ONE_F, (SIZE,)), part(memory, ONE_Y1, (SIZE,))
+    lane = part(memory, LANE, (8, LANES))
     for i in range(counts.shape[0]):
         counts[i, l] = 0
     counts[JOB, l], counts[STATUS, l] = j, RUNNING
@@ -246,8 +246,8 @@ def begin(rule, task, memory, counts, book, l, j):
 @dual
 def save(tab, task, memory, counts, book, l):
     """The outputs within lane l's accepted attempt."""
-    lane, step = window(memory, LANE, (8, LANES)), window(memory, H, (LANES,))
-    y, y1, stages = window(memory, ONE_Y, (SIZE,)), window(memory, ONE_Y1, (SIZE,)), window(memory, ONE_K, (STAGES, SIZE))
+    lane, step = part(memory, LANE, (8, LANES)), part(memory, H, (LANES,))
+    y, y1, stages = part(memory, ONE_Y, (SIZE,)), part(memory, ONE_Y1, (SIZE,)), part(memory, ONE_K, (STAGES, SIZE))
     t, t1, h, j, k = lane[T, l], lane[T1, l], step[l], counts[JOB, l], counts[SAVED, l]
     copied = False
     while k < task.saveat.size and task.direction * (task.saveat[k] - t1) <= 0.0:
@@ -265,7 +265,7 @@ def save(tab, task, memory, counts, book, l):
 @dual
 def settle(tab, rule, task, memory, counts, book):
     """Accept or reject every lane's attempt, choose its next step size, and write outputs."""
-    lane, step = window(memory, LANE, (8, LANES)), window(memory, H, (LANES,))
+    lane, step = part(memory, LANE, (8, LANES)), part(memory, H, (LANES,))
     for l in range(LANES):
         lane[KEEP, l] = 0.0
         if counts[JOB, l] < 0:
@@ -297,7 +297,7 @@ def advance_lanes(tab, rule, task, memory, counts, book, first, stop, drain, siz
     Returns (the next trajectory not begun, the number of lanes at work), when the rounds are over, when no lane is at work, or, unless `drain`,
     when a lane finds no trajectory. size = N and width = LANES: lengths that are not constants, which LLVM would unroll rather than make SIMD.
     """
-    lane, step = window(memory, LANE, (8, LANES)), window(memory, H, (LANES,))
+    lane, step = part(memory, LANE, (8, LANES)), part(memory, H, (LANES,))
     busy = 0
     for _ in range(rounds):
         busy = 0

@@ -16,12 +16,12 @@ import math
 
 import numpy as np
 
-from ._jit import kernel
-from .combine import is_zero
-from .fields.hidden import LIFT_ROWS
-from .norms import add_squares, rms_of
+from ._jit import inline, kernel, meet
+from .combine import add
+from .fields.hidden import ALL, FIRST, LIFT_ROWS, MEETINGS, PARTIES
+from .norms import add_squares, rms_of, scaled_rms_vjp
 from .products import add_outer, product
-from .step import end_state, error_vector, estimates_vjp, finish, of_two, pair_rows, scaled_error, scaled_error_vjp, stiffness_slopes
+from .step import end_state, error_vector, estimates_vjp, finish, norms_and_bars, of_two, pair_rows, stiffness_slopes
 
 
 @kernel
@@ -54,42 +54,59 @@ def lifted(lift, a, out):
     product(a.reshape(rows, m), lift.weights, out.reshape(rows, n))
 
 
+@inline
+def _of_rows(tolerance, start, stop):
+    """A tolerance, or those of some elements."""
+    return tolerance if tolerance.size == 1 else tolerance[start:stop]
+
+
 @kernel
 def hidden_measure(pack, tab, h, a0, K, Y, atol, rtol, a1, err):
     """Equations (1) and (2), in the place of `step.finish`; err stays in hidden coordinates.
 
-    Some rows at a time: what is lifted of them is still in the cache when its squares are taken.
+    Some rows at a time: what is lifted of them is still in the cache when its squares are taken. Several threads may have a part of the rows each; each adds up
+    the sums of all.
     """
     lift = pack[2]
     end_state(tab, h, a0, K, Y, a1)
     error_vector(tab, h, a0, K, err)
     batch, n = lift.base.shape
-    small, m = a0.size, lift.weights.shape[0]
+    small, m, place = a0.size, lift.weights.shape[0], lift.place
     before = lifted_state(lift, a0)
     after = 1 - before
     lift.newest[0] = after
     lift.at[after] = a1
-    sums = np.zeros((2, 4))
+    place[MEETINGS] += 1
+    sums = lift.sums[place[MEETINGS] % 2]
     for lo in range(0, batch, LIFT_ROWS):
         hi = min(lo + LIFT_ROWS, batch)
+        own = sums[place[FIRST] + lo // LIFT_ROWS]
+        own[:] = 0.0
         y0, y1, base = lift.states[before, lo * n : hi * n], lift.states[after, lo * n : hi * n], lift.base[lo:hi].reshape((hi - lo) * n)
         lifted(lift, a1[lo * m : hi * m], y1)
         for e in range(y1.size):
             y1[e] += base[e]
-        of_atol, of_rtol = atol if atol.size == 1 else atol[lo * n : hi * n], rtol if rtol.size == 1 else rtol[lo * n : hi * n]
+        of_atol, of_rtol = _of_rows(atol, lo * n, hi * n), _of_rows(rtol, lo * n, hi * n)
         for part in range(err.size // small):
             start = part * small
             e_seen = lift.err[: y1.size]
             lifted(lift, err[start + lo * m : start + hi * m], e_seen)
-            add_squares(e_seen, y0, y1, of_atol, of_rtol, sums[part])
-    q = rms_of(sums[0], batch * n)
+            add_squares(e_seen, y0, y1, of_atol, of_rtol, own[4 * part : 4 * part + 4])
+        if tab.pair_i >= 0:
+            i, j = pair_rows(tab, Y)
+            own[8] = _pair_squares(lift, K, tab.pair_j, tab.pair_i, lo, hi)
+            own[9] = _pair_squares(lift, Y, j, i, lo, hi)
+    if place[PARTIES] > 1 and not meet(lift.counter, place[PARTIES], place[MEETINGS]):
+        return np.nan, np.nan
+    total, size = np.zeros(10), place[ALL] * n
+    for row in range(sums.shape[0]):
+        total += sums[row]
+    q = rms_of(total[:4], size)
     if err.size > small:
-        q = of_two(q, rms_of(sums[1], batch * n))
+        q = of_two(q, rms_of(total[4:8], size))
     stiffness = np.nan
     if tab.pair_i >= 0:
-        i, j = pair_rows(tab, Y)
-        n_d = _lifted_norm(lift, K, tab.pair_j, tab.pair_i)
-        n_g = _lifted_norm(lift, Y, j, i)
+        n_d, n_g = math.sqrt(total[8] / size), math.sqrt(total[9] / size)
         stiffness = n_d / (n_g * tab.constant) if n_g > 0.0 else 0.0
     return q, stiffness
 
@@ -110,19 +127,15 @@ def _squares(x):
 
 
 @kernel
-def _lifted_norm(lift, A, i, j):
-    """Root mean square of (Aᵢ − Aⱼ) Ŵ by the small triangle."""
-    (batch, n), (m, r) = lift.base.shape, lift.factor.shape
-    total = 0.0
-    for lo in range(0, batch, LIFT_ROWS):
-        hi = min(lo + LIFT_ROWS, batch)
-        pair, seen = lift.pair[: (hi - lo) * m], lift.err[: (hi - lo) * r]
-        one, other = A[i, lo * m : hi * m], A[j, lo * m : hi * m]
-        for e in range(pair.size):
-            pair[e] = one[e] - other[e]
-        product(pair.reshape(hi - lo, m), lift.factor, seen.reshape(hi - lo, r))
-        total += _squares(seen)
-    return math.sqrt(total / (batch * n))
+def _pair_squares(lift, A, i, j, lo, hi):
+    """The sum of squares of (Aᵢ − Aⱼ) Ŵ over some rows, by the small triangle."""
+    m, r = lift.factor.shape
+    pair, seen = lift.pair[: (hi - lo) * m], lift.err[: (hi - lo) * r]
+    one, other = A[i, lo * m : hi * m], A[j, lo * m : hi * m]
+    for e in range(pair.size):
+        pair[e] = one[e] - other[e]
+    product(pair.reshape(hi - lo, m), lift.factor, seen.reshape(hi - lo, r))
+    return _squares(seen)
 
 
 @kernel
@@ -138,32 +151,57 @@ def _pull(lift, x, x_bar, out_bar, weights_bar):
 
 
 @kernel
+def _norms_vjp(lift, tab, a0, a1, atol, rtol, q_bar, err, a1_bar, err_bar, a0_bar, weights_bar, base_bar):
+    """The transpose of q: (3) with x one of err, α₀ and α₁, all three of some rows at a time."""
+    (batch, n), m = lift.base.shape, lift.weights.shape[0]
+    size, small = batch * n, a0.size
+    parts = err.size // small
+    before = lifted_state(lift, a0)
+    lift.newest[0] = before  # the other one is to be overwritten
+    y0, y1 = lift.states[before], lift.states[lifted_state(lift, a1)]
+    e = np.empty(parts * size, err.dtype)
+    for part in range(parts):
+        lifted(lift, err[part * small : (part + 1) * small], e[part * size : (part + 1) * size])
+    q_e, q_low, e_bar, low_bar = norms_and_bars(tab, e, y0, y1, atol, rtol, q_bar)
+    transposed = lift.weights.T.copy()
+    x, x_bar = np.empty(((parts + 2) * LIFT_ROWS, m), err.dtype), np.empty(((parts + 2) * LIFT_ROWS, n), err.dtype)
+    down = np.empty_like(x)
+    for lo in range(0, batch, LIFT_ROWS):
+        hi = min(lo + LIFT_ROWS, batch)
+        rows, first, last, share = hi - lo, lo * n, hi * n, (hi - lo) / batch  # a norm's mean is over all rows
+        of_atol, of_rtol = _of_rows(atol, first, last), _of_rows(rtol, first, last)
+        bars = x_bar[: (parts + 2) * rows].reshape(parts + 2, rows * n)
+        bars[:] = 0.0
+        for part in range(parts):
+            q, bar = (q_e, e_bar) if part == 0 else (q_low, low_bar)
+            start = part * size
+            scaled_rms_vjp(e[start + first : start + last], y0[first:last], y1[first:last], of_atol, of_rtol, q, share * bar, bars[part], bars[-2], bars[-1])
+            x[part * rows : (part + 1) * rows] = err[part * small + lo * m : part * small + hi * m].reshape(rows, m)
+        x[parts * rows : (parts + 1) * rows] = a0[lo * m : hi * m].reshape(rows, m)
+        x[(parts + 1) * rows : (parts + 2) * rows] = a1[lo * m : hi * m].reshape(rows, m)
+        stack = (parts + 2) * rows
+        add_outer(x[:stack], x_bar[:stack], weights_bar.reshape(m, n))
+        product(x_bar[:stack], transposed, down[:stack])
+        flat = down[:stack].reshape(parts + 2, rows * m)
+        for part in range(parts):
+            add(flat[part], err_bar[part * small + lo * m : part * small + hi * m])
+        add(flat[parts], a0_bar[lo * m : hi * m])
+        add(flat[parts + 1], a1_bar[lo * m : hi * m])
+        add(bars[parts], base_bar[first:last])
+        add(bars[parts + 1], base_bar[first:last])
+
+
+@kernel
 def hidden_estimates_vjp(pack, tab, h, a0, a1, K, Y, atol, rtol, q_bar, stiffness_bar, err, a1_bar, err_bar, a0_bar, K_bar, Y_bar, theta_bar):
     """In the place of `step.estimates_vjp`: the cotangents of Ŵ and y₀ go behind those of the small system's parameters."""
     inner, _, lift = pack
     size, small = lift.base.size, a0.size
     start = inner[0].size + inner[3].size
     weights_bar = theta_bar[start : start + lift.weights.size]
-    base_bar = theta_bar[start + lift.weights.size :]
     error_vector(tab, h, a0, K, err)
-    before = lifted_state(lift, a0)
-    lift.newest[0] = before  # the other one is to be overwritten
-    y0, y1 = lift.states[before], lift.states[lifted_state(lift, a1)]
-    e = np.empty(err.size // small * size, err.dtype)
-    for part in range(err.size // small):
-        lifted(lift, err[part * small : (part + 1) * small], e[part * size : (part + 1) * size])
-    q = scaled_error(tab, e, y0, y1, atol, rtol)
-    e_bar, y0_bar, y1_bar = np.zeros_like(e), np.zeros_like(y0), np.zeros_like(y0)
-    scaled_error_vjp(tab, e, y0, y1, atol, rtol, q, q_bar, e_bar, y0_bar, y1_bar)
-    for part in range(e.size // size):
-        lo, hi = part * small, (part + 1) * small
-        _pull(lift, err[lo:hi], e_bar[part * size : (part + 1) * size], err_bar[lo:hi], weights_bar)
-    if not is_zero(y0_bar):
-        _pull(lift, a0, y0_bar, a0_bar, weights_bar)
-    if not is_zero(y1_bar):
-        _pull(lift, a1, y1_bar, a1_bar, weights_bar)
-    for i in range(size):
-        base_bar[i] += y0_bar[i] + y1_bar[i]
+    if q_bar != 0.0:
+        base_bar = theta_bar[start + lift.weights.size :]
+        _norms_vjp(lift, tab, a0, a1, atol, rtol, q_bar, err, a1_bar, err_bar, a0_bar, weights_bar, base_bar)
     if stiffness_bar == 0.0 or tab.pair_i < 0:
         return
     i, j = tab.pair_i, tab.pair_j
@@ -189,7 +227,6 @@ def hidden_estimates_vjp(pack, tab, h, a0, a1, K, Y, atol, rtol, q_bar, stiffnes
             else:
                 Y_bar[1, c] += down[c]
                 Y_bar[0, c] -= down[c]
-
 
 
 # For one step at a time, of any bound field.

@@ -67,12 +67,6 @@ class Store(NamedTuple):
     out: Array
 
 
-@inline
-def _borrowed(s):
-    a, b, c, d, e, f, g, h, i = s
-    return Store(borrow(a), borrow(b), borrow(c), borrow(d), borrow(e), borrow(f), borrow(g), borrow(h), borrow(i))
-
-
 @dual(apart=True)
 def look_inside(theta, tab, span, state, store, t, t1):
     """Outputs within an accepted step, and its stages where they are kept: with those of the continuous extension, if any of the two needs them."""
@@ -101,10 +95,9 @@ def own_stages(theta, tab, t, h, y, Y, K):
 @dual
 def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
     """At most `budget` attempts. state.count tells how many were logged (ROWS) and accepted (KEPT), and whether to go on (STATUS)."""
-    y, y1, err, Y, K = borrow(state.y), borrow(state.y1), borrow(state.err), borrow(state.Y), borrow(state.K)
-    clock, count = borrow(state.clock), borrow(state.count)
-    atol, rtol, saveat = borrow(atol), borrow(rtol), borrow(span.saveat)
-    tab, store = borrowed(tab), _borrowed(store)
+    theta, span, atol, rtol, state, store, tab = borrow(theta), borrow(span), borrow(atol), borrow(rtol), borrow(state), borrow(store), borrowed(tab)
+    y, y1, err, Y, K, clock, count = state
+    saveat = span.saveat
     n, s = y.size, tab.b.size
     count[ROWS] = count[KEPT] = 0
     while count[ROWS] < budget and count[STATUS] == RUNNING:
@@ -166,7 +159,8 @@ def advance(theta, tab, rule, span, atol, rtol, state, store, budget):
 @dual
 def begin(theta, rule, span, atol, rtol, state, t0, limit, order):
     """f(t₀, y₀), and the first step by `control.first_step`, not longer than `limit`; a start that is not finite ends the solve here."""
-    y, y1, Y, K, clock, count = state.y, state.y1, state.Y, state.K, state.clock, state.count
+    theta, atol, rtol, state = borrow(theta), borrow(atol), borrow(rtol), borrow(state)
+    y, y1, _, Y, K, clock, count = state
     for e in range(y.size):
         Y[0, e] = y[e]
     value(t0, Y, 0, theta, K, 0)

@@ -55,6 +55,9 @@ def product(a, b, c):
     a, b, c = borrow(a), borrow(b), borrow(c)
     inner, m = b.shape
     rows, columns = _block(a.shape[0], inner, m)
+    if rows == a.shape[0] and columns == m:
+        _gemm(_AS_IT_LIES, rows, m, inner, a, inner, b, m, 0, c, m)
+        return
     for i in range(0, a.shape[0], rows):
         for j in range(0, m, columns):
             _gemm(_AS_IT_LIES, min(rows, a.shape[0] - i), min(columns, m - j), inner, a[i:], inner, b[:, j:], m, 0, c[i:, j:], m)
@@ -66,6 +69,9 @@ def add_outer(a, b, c):
     a, b, c = borrow(a), borrow(b), borrow(c)
     k, m = c.shape
     inner, columns = _block(a.shape[0], k, m)
+    if inner == a.shape[0] and columns == m:
+        _gemm(_TRANSPOSED, k, m, inner, a, k, b, m, 1, c, m)
+        return
     for i in range(0, a.shape[0], inner):
         for j in range(0, m, columns):
             _gemm(_TRANSPOSED, k, min(columns, m - j), min(inner, a.shape[0] - i), a[i:], k, b[i:, j:], m, 1, c[:, j:], m)

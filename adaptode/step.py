@@ -40,9 +40,8 @@ from .tableau import Coefficients
 
 @inline
 def borrowed(tab):
-    """The same coefficients for use inside a kernel; see `_jit.borrow`."""
-    A, b, c, e, e_low, dense = borrow(tab.A), borrow(tab.b), borrow(tab.c), borrow(tab.e), borrow(tab.e_low), borrow(tab.dense)
-    return Coefficients(A, b, c, e, e_low, dense, tab.pair_i, tab.pair_j, tab.constant, tab.fsal, tab.adaptive, tab.error_order)
+    """The same coefficients for use inside a kernel; see `_jit.borrow`. `constant` takes its place."""
+    return borrow(tab)
 
 
 def constant(tab):
@@ -214,27 +213,37 @@ def linearized_stages(theta, tab, t, h, y0, first, last, Y, K, kept, have_K):
 
 
 @kernel
-def scaled_error_vjp(tab, err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar):
-    """Equation (4) or (4'): adds the cotangents of `scaled_error`."""
+def norms_and_bars(tab, err, y0, y1, atol, rtol, q_bar):
+    """The norms that q of an error vector is made of, (q, 0) or (q_e, q_low) of (2'), and their cotangents, by (4')."""
     n = y0.size
+    q_e = scaled_rms(err[:n], y0, y1, atol, rtol)
     if tab.e_low.size == 0:
-        scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
-    elif q_bar != 0.0:
-        q_e, q_low = scaled_rms(err[:n], y0, y1, atol, rtol), scaled_rms(err[n:], y0, y1, atol, rtol)
-        d = math.hypot(q_e, 0.1 * q_low)
-        if d > 0.0:
-            r = q_e / d
-            scaled_rms_vjp(err[:n], y0, y1, atol, rtol, q_e, q_bar * r * (2.0 - r * r), err_bar[:n], y0_bar, y1_bar)
-            scaled_rms_vjp(err[n:], y0, y1, atol, rtol, q_low, -0.01 * q_bar * r * r * (q_low / d), err_bar[n:], y0_bar, y1_bar)
+        return q_e, 0.0, q_bar, 0.0
+    q_low = scaled_rms(err[n:], y0, y1, atol, rtol)
+    d = math.hypot(q_e, 0.1 * q_low)
+    r = q_e / d if d > 0.0 else 0.0
+    return q_e, q_low, q_bar * r * (2.0 - r * r), -0.01 * q_bar * r * r * (q_low / d) if d > 0.0 else 0.0
 
 
 @kernel
-def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, q, y1_bar, q_bar, stiffness_bar, err_bar, y0_bar, K_bar, Y_bar):
+def scaled_error_vjp(tab, err, y0, y1, atol, rtol, q_bar, err_bar, y0_bar, y1_bar):
+    """Equation (4) or (4'): adds the cotangents of `scaled_error`."""
+    if q_bar == 0.0:
+        return
+    n = y0.size
+    q_e, q_low, e_bar, low_bar = norms_and_bars(tab, err, y0, y1, atol, rtol, q_bar)
+    scaled_rms_vjp(err[:n], y0, y1, atol, rtol, q_e, e_bar, err_bar[:n], y0_bar, y1_bar)
+    if err.size > n:
+        scaled_rms_vjp(err[n:], y0, y1, atol, rtol, q_low, low_bar, err_bar[n:], y0_bar, y1_bar)
+
+
+@kernel
+def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, y1_bar, q_bar, stiffness_bar, err_bar, y0_bar, K_bar, Y_bar):
     """Equations (4) or (4'), (5) and (6): adds to y0_bar (N,), K_bar (s, N) and Y_bar (2, N), the cotangents of the stage pair's states.
 
     y1_bar (N,) and err_bar, of err's size, are the incoming cotangents and are added to (4).
     """
-    scaled_error_vjp(tab, err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
+    scaled_error_vjp(tab, err, y0, y1, atol, rtol, q_bar, err_bar, y0_bar, y1_bar)
     carry_vjp(tab, h, y1_bar, err_bar, y0_bar, K_bar)
     stiffness_vjp(tab, K, Y, stiffness_bar, K_bar, Y_bar)
 
@@ -282,8 +291,8 @@ def stiffness_vjp(tab, K, Y, stiffness_bar, K_bar, Y_bar):
 @dual
 def estimates_vjp(theta, tab, h, y0, y1, K, Y, atol, rtol, q_bar, stiffness_bar, err, y1_bar, err_bar, y0_bar, K_bar, Y_bar, theta_bar):
     """Equations (2), (4) and (6) of a step whose estimates have cotangents; bound by `specialize` where `measure` is."""
-    q = estimate(tab, h, y0, y1, K, atol, rtol, err)
-    scaled_error_vjp(tab, err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
+    error_vector(tab, h, y0, K, err)
+    scaled_error_vjp(tab, err, y0, y1, atol, rtol, q_bar, err_bar, y0_bar, y1_bar)
     stiffness_vjp(tab, K, Y, stiffness_bar, K_bar, Y_bar)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import takewhile
 
@@ -9,7 +10,7 @@ import naive
 import numpy as np
 import pytest
 from frozen import assert_directional, draw_like, field_of, frozen, local_penalty, states_at, step_size
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import chisquare
@@ -109,7 +110,7 @@ def test_value_is_one_step_of_the_referees(network, span, method, controller, co
     assert term.evaluations == run.method.stages + (2 if step == "initial" else 0)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])  # where estimates are all rounding, or tie, there is no derivative
 @given(networks(), SPANS, adaptive_methods, CONTROLLERS, configurations, variates, st.sampled_from(DETACH), seeds)
 def test_gradient_is_the_complex_step_with_what_is_detached_held(
     network, span, method, controller, configuration, variate, detach, seed
@@ -338,6 +339,41 @@ def test_biased_sampling_needs_the_states_or_a_reservoir():
         pulled = [term.pull(1.0) for term in terms]
         np.testing.assert_array_equal(pulled[0].theta, pulled[1].theta)
         assert [t for t, _ in pulled[0].jumps] == [t for t, _ in pulled[1].jumps] and len(pulled[0].jumps) == samples
+
+
+@pytest.mark.parametrize("coordinates", ["state", "hidden"])
+@pytest.mark.parametrize("method", ADAPTIVE)
+@pytest.mark.parametrize(("estimate", "samples"), [("error", 1), ("error", 3), ("stiffness", 2)])
+def test_biased_and_exact_is_the_solvers_own_step(method, estimate, samples, coordinates):
+    """Without an evaluation of its own under the discrete adjoint, and the same as that step made again."""
+    if estimate == "stiffness" and METHODS[method].stiffness_pair is None:
+        return
+    rng = np.random.default_rng(4)
+    X, y = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    options = {"method": method, "rtol": 1e-4, "atol": 1e-4, "tspan": (0.0, 2.0), "coordinates": coordinates}
+    penalty = LocalError(0.7, "biased", estimate=estimate, samples=samples, detach=())
+    objective = ao.Objective(MLP((3, 2, 3), time="every"), "mean_squared_error", penalties=[penalty], **options)
+    params = objective.init(0) * 3.0
+    for seed in range(3):
+        own = objective.value_and_grad(params, X, y, rng=np.random.default_rng(seed))
+        again = copy.copy(objective)
+        again.penalties = (penalty,)
+        other = again.value_and_grad(params, X, y, rng=np.random.default_rng(seed))
+        assert own.nfe_forward < other.nfe_forward and own.nfe_backward < other.nfe_backward
+        assert own.parts == pytest.approx(other.parts, rel=1e-9) and own.parts[penalty.name] > 0
+        np.testing.assert_allclose(own.grad, other.grad, rtol=0, atol=1e-8 * np.abs(other.grad).max())
+        np.testing.assert_allclose(own.start, other.start, rtol=0, atol=1e-8 * np.abs(other.start).max())
+
+
+def test_the_last_step_is_made_again_where_it_passes_the_end():
+    objective = ao.Objective(
+        MLP((2, 5, 2)), "mean_squared_error", controller="torchdiffeq", penalties=[LocalError(1.0, "biased", detach=())], tspan=(0.0, 0.5), method="Tsit5"
+    )
+    X = np.ones((3, 2))
+    run = objective.solve(objective.init(0), X)
+    assert run.grid[-1] > 0.5
+    drawn = objective.penalties[0].evaluate(run, variate_of(run, run.grid.size - 2))
+    assert drawn.evaluations > 0 and drawn.value < run.accepted("error")[-1] * (run.grid[-1] - run.grid[-2])
 
 
 # --- where t_r lies ---------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def backward(network, tab, h, bars, dtype=np.float64, have_K=False, plain_python
     bound = field.bind(network.theta, batch, dtype)
     y1_bar, err_bar, q_bar, S_bar, K_bar = (np.array(b, dtype) if np.ndim(b) else b for b in bars)
     y0, c = network.y.astype(dtype).ravel(), tab.coefficients(dtype)
-    y1, err, q, _, Y, K = forward(network, tab, h, tab.stages, dtype)
+    y1, err, _, _, Y, K = forward(network, tab, h, tab.stages, dtype)
     s, n = K.shape
     kept = np.empty((s, bound.kept), dtype)
     known = K.copy()
@@ -141,7 +141,7 @@ def backward(network, tab, h, bars, dtype=np.float64, have_K=False, plain_python
     np.testing.assert_array_equal(K, known)
     y0_bar, theta_bar, pair, scratch = np.zeros(n, dtype), np.zeros(network.theta.size, dtype), np.zeros((2, n), dtype), np.empty(n, dtype)
     end = plain(finish_vjp) if plain_python else finish_vjp
-    end(c, h, y0, y1, K, Y, err, ATOL, RTOL, q, y1_bar, q_bar, S_bar, err_bar, y0_bar, K_bar, pair)
+    end(c, h, y0, y1, K, Y, err, ATOL, RTOL, y1_bar, q_bar, S_bar, err_bar, y0_bar, K_bar, pair)
     calls = bound_stages_vjp(bound, c, network.t, h, Y, kept, 1, pair, scratch, y0_bar, K_bar, theta_bar)
     bound.pullback(network.t, y0, bound.pack, kept[0], K_bar[0], y0_bar, theta_bar)
     return y0_bar.reshape(network.y.shape), theta_bar, calls

@@ -69,8 +69,7 @@ class Walk:
         grid, tolerances, first, last = Grid(run.grid[a : b + 1], states, stages), (run.atol, run.rtol), a == 0, b == final
         self.at = a
         if self.whole:
-            sizes = self.bound.kept, self.batch, self.rows
-            self.calls += enter_all_tiles(self.bound, self.tab, grid, *tolerances, part, *sizes, self.y0, self.theta)
+            self.calls += enter_all_tiles(self.bound, self.tab, grid, *tolerances, part, self.batch, self.rows, self.y0, self.theta)
         elif self.tiles:
             self.calls += max(tile.back(self.tab, grid, tolerances, part, self.y0, first, last) for tile in self.tiles)
             if first:

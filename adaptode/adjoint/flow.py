@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._jit import kernel
+from .._jit import direct, kernel, part
 from ..checked import check_saveat, check_span, check_tolerances
 from ..control import Controller, get_controller
 from ..errors import InputError, NonFiniteGradientError
@@ -87,13 +87,18 @@ class Flow:
         limit = abs(t1 - t0) if self.controller.clip_first_step else np.inf
         numbers = (t0, limit, self.method.error_order, stage_rows(self.method), self.method.estimates)
         self._fixed = (field.meta, self.method.coefficients(self.dtype), rule, span, *tolerances, numbers)
+        self._forward = self._back = None  # the compiled code, once it was called
 
     def __call__(self, theta: Array, y0: Array) -> tuple[Array, Tape]:
         """The states (k, B, n) at the times, and what `vjp` needs; theta (P,), y0 (B, n)."""
         theta, y0 = np.ascontiguousarray(theta, self.dtype), np.ascontiguousarray(y0, self.dtype)
-        status, nfev, error, y, grid, states = _flow(theta, y0, *self._fixed) if self._fit(theta, y0) else (-1, 0, 0.0, y0, y0, y0)
+        if not (theta.shape == (self.field.n_params,) and y0.ndim == 2 and y0.shape[1] == self.field.n and y0.shape[0] > 0):
+            self._again(theta, y0)
+        status, nfev, error, y, grid, states = (self._forward or _flow)(theta, y0, *self._fixed)
         if status != SUCCESS:
             self._again(theta, y0)
+        if self._forward is None:
+            self._forward = direct(_flow, theta, y0, *self._fixed)
         return y, Tape(theta, y0, grid, states, nfev, error)
 
     def vjp(self, tape: Tape, y_bar: Array) -> tuple[Array, Array, int]:
@@ -102,14 +107,14 @@ class Flow:
         if y_bar.shape != (self.times.size, *tape.y0.shape):
             raise InputError(f"y_bar must have the shape of the states, {(self.times.size, *tape.y0.shape)}; got {y_bar.shape}")
         meta, tab, _, span, atol, rtol, numbers = self._fixed
-        y0_bar, theta_bar, calls, finite = _flow_vjp(tape.theta, y_bar, meta, tab, span, atol, rtol, numbers, tape.grid, tape.states)
+        arguments = tape.theta, y_bar, meta, tab, span, atol, rtol, numbers, tape.grid, tape.states
+        y0_bar, theta_bar, calls, finite = (self._back or _flow_vjp)(*arguments)
+        if self._back is None:
+            self._back = direct(_flow_vjp, *arguments)
         if not finite:
             discrete(self._again(tape.theta, tape.y0), y_bar)
             raise NonFiniteGradientError("the gradient is NaN or infinite")  # and `discrete` found none
         return y0_bar, theta_bar, calls
-
-    def _fit(self, theta: Array, y0: Array) -> bool:
-        return theta.shape == (self.field.n_params,) and y0.ndim == 2 and y0.shape[1] == self.field.n and y0.shape[0] > 0
 
     def _again(self, theta: Array, y0: Array) -> Any:
         """The run by `solve`, which says what is wrong."""
@@ -121,20 +126,22 @@ def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers):
     """(status, evaluations, largest accepted error, outputs (k, B, n), accepted times (m + 1,), states there (m + 1, N))."""
     t0, limit, order, rows, estimates = numbers
     batch, n = y0.shape
-    size, dtype = y0.size, y0.dtype
+    size, dtype, stages = y0.size, y0.dtype, tab.c.size
     pack = mlp_packed(theta, meta, batch, False)
+    room = np.empty((2 + estimates + rows + stages) * size, dtype)  # in one piece: taking it from the system costs as much as an evaluation
     state = State(
-        y0.copy().reshape(size),
-        np.empty(size, dtype),
-        np.empty(estimates * size, dtype),
-        np.empty((rows, size), dtype),
-        np.empty((tab.c.size, size), dtype),
+        room[:size],
+        room[size : 2 * size],
+        room[2 * size : (2 + estimates) * size],
+        room[(2 + estimates) * size : (2 + estimates + rows) * size].reshape(rows, size),
+        room[(2 + estimates + rows) * size :].reshape(stages, size),
         np.array([t0, 0.0, rule.start, rule.start]),
         np.zeros(8, np.int64),
     )
+    state.y[:] = part(y0, 0, (size,))
     times, count = span.saveat, state.count
     out = np.empty((times.size, batch, n), dtype)
-    flat = out.reshape(times.size, size)
+    flat = part(out, 0, (times.size, size))
     while count[SAVED] < times.size and times[count[SAVED]] == t0:
         flat[count[SAVED]] = state.y
         count[SAVED] += 1

@@ -6,6 +6,7 @@ the next: a step's stages, which are many arrays, then stay in the cache. Cotang
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,12 @@ from ..fields.sockets import socket_linearize, socket_pullback, through_socket
 from ..lifted import hidden_estimates_vjp
 from ..step import borrowed, bound_linearize, bound_pullback, carry_vjp, estimates_vjp, linearized_stages, pullback, stages_vjp
 from ..tableau import Tableau
+from ..threads import how_many, together
 
 _CACHE = 2**20  # bytes of a core's second-level cache
 _LEAST = 32  # samples a tile: fewer, and products are slow
+_GROUPS = 8  # of tiles, at most, which threads can share
+_NUMBERS = 2**22  # in the cotangents of all groups, at most
 
 
 class Grid(NamedTuple):
@@ -63,10 +67,9 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, f
 
     first, last: whether they begin with the run's first step, and end with its last. If not, the scratch of the steps after them is found as it was left.
     """
-    Y, K, K_bar, kept, Y_pair_bar = borrow(scratch.Y), borrow(scratch.K), borrow(scratch.K_bar), borrow(scratch.kept), borrow(scratch.Y_pair_bar)
-    err, err_bar, y0_bar, Y_bar = borrow(scratch.err), borrow(scratch.err_bar), borrow(scratch.y0_bar), borrow(scratch.Y_bar)
-    grid, tab = Grid(borrow(grid.t), borrow(grid.states), borrow(grid.stages)), borrowed(tab)
+    theta, tab, grid, atol, rtol, cotangents = borrow(theta), borrowed(tab), borrow(grid), borrow(atol), borrow(rtol), borrow(cotangents)
     y_bar, theta_bar = borrow(y_bar), borrow(theta_bar)
+    Y, K, K_bar, kept, Y_pair_bar, err, err_bar, y0_bar, Y_bar = borrow(scratch)
     s, total = tab.b.size, tab.c.size
     steps = grid.t.size - 1
     last_output = cotangents.step.size - 1
@@ -199,13 +202,16 @@ def home(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, fi
 
 
 @dual
-def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, y_bar, theta_bar):
-    """A whole run, as by `Tile` after `Tile`: one's arrays are gone when the next begins."""
+def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, first, stop, y_bar, shared_bar, own_bar):
+    """A whole run of samples first … stop − 1, as by `Tile` after `Tile`: one's arrays are gone when the next begins.
+
+    shared_bar, own_bar: cotangents of the parameters that samples share, and of those that are a sample's own
+    """
     n, total, calls = y_bar.size // batch, tab.c.size, 0
     step, fraction, output, error, stiffness = cotangents
     dtype = y_bar.dtype
-    for lo in range(0, batch, rows):
-        hi = min(lo + rows, batch)
+    for lo in range(first, stop, rows):
+        hi = min(lo + rows, stop)
         own, shared, one = rows_of(theta, lo, hi)
         a, b = lo * n, hi * n
         size = b - a
@@ -228,8 +234,8 @@ def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, y_bar
         )
         bar = np.zeros(shared + one * (hi - lo), dtype)
         calls = max(calls, home(own, tab, part, atol, rtol, bars, scratch, y_bar[a:b], bar, True, True))
-        add(bar[:shared], theta_bar[:shared])
-        add(bar[shared:], theta_bar[shared + one * lo : shared + one * hi])
+        add(bar[:shared], shared_bar)
+        add(bar[shared:], own_bar[one * lo : one * hi])
     return calls
 
 
@@ -239,6 +245,24 @@ _ALL_TILES = {
 }
 
 
-def enter_all_tiles(bound: Bound, *arguments: Any) -> int:
-    """`all_tiles` by the copy that serves the field."""
-    return int(_ALL_TILES[bound.kind](bound.pack, *arguments))
+def enter_all_tiles(
+    bound: Bound, tab: Any, grid: Grid, atol: Array, rtol: Array, bars: Cotangents, batch: int, rows: int, y_bar: Array, theta_bar: Array
+) -> int:
+    """`all_tiles` by the copy that serves the field, of some groups of tiles apart, which threads share; their cotangents are added in the groups' order."""
+    tiles, shared = -(-batch // rows), _ROWS[bound.kind](bound.pack, 0, 0)[1]
+    groups = max(1, min(_GROUPS, tiles, _NUMBERS // shared))
+    cuts = [min(batch, rows * (tiles * k // groups)) for k in range(groups + 1)]
+    parts, calls = np.zeros((groups, shared), y_bar.dtype), np.zeros(groups, np.int64)
+
+    def some(which: range) -> None:
+        for k in which:
+            samples = batch, rows, cuts[k], cuts[k + 1]
+            bars_out = y_bar, parts[k], theta_bar[shared:]
+            calls[k] = _ALL_TILES[bound.kind](bound.pack, tab, grid, atol, rtol, bars, bound.kept, *samples, *bars_out)
+
+    work = 3 * batch * shared * (grid.t.size - 1) * tab.b.size
+    parties = how_many(work, groups)
+    together([partial(some, range(k, groups, parties)) for k in range(parties)])
+    for part in parts:
+        add(part, theta_bar[:shared])
+    return int(calls.max())

@@ -21,6 +21,8 @@ Their cotangents lie as they do, and after them those of Ŵ and of y₀ that the
 from __future__ import annotations
 
 import copy
+from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ import numpy as np
 from .._jit import inline, kernel
 from ..activations import IDENTITY
 from ..products import add_outer, product
+from ..threads import how_many, together
 from . import mlp_kernels as kernels
 from .mlp import MLP, mlp_pack
 from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows, mlp_time_pullback, mlp_value
@@ -41,6 +44,8 @@ class Lift(NamedTuple):
 
     at (2, B m)      α of the two states lifted last       states (2, B n)   they themselves; `newest` (1,) is the number of the newer
     err, pair        LIFT_ROWS rows of a lifted error vector, and of a difference of two stages
+    sums (2, T, 10)  of every LIFT_ROWS rows, sums of squares of which norms are made: of this attempt and of the one before
+    place (4,)       number of the first of these rows; all rows there are; how many threads work on them, and how often they have met, by `counter` (1,)
     """
 
     base: Array
@@ -51,6 +56,27 @@ class Lift(NamedTuple):
     newest: Array
     err: Array
     pair: Array
+    sums: Array
+    place: Array
+    counter: Array
+
+
+FIRST, ALL, PARTIES, MEETINGS = range(4)  # of `place`
+
+
+def new_lift(base: Array, weights: Array, factor: Array) -> Lift:
+    """For all rows, by one thread."""
+    (batch, n), (m, dtype) = base.shape, (len(weights), base.dtype)
+    tiles = -(-batch // LIFT_ROWS)
+    room = np.full((2, batch * m), np.nan, dtype), np.empty((2, base.size), dtype), np.zeros(1, np.int64)  # NaN: no state is lifted yet
+    some = np.empty(LIFT_ROWS * n, dtype), np.empty(LIFT_ROWS * m, dtype), np.empty((2, tiles, 10))
+    return Lift(base, weights, factor, *room, *some, np.array([0, batch, 1, 0]), np.zeros(1, np.int64))
+
+
+def shared_lift(lift: Lift, lo: int, hi: int, parties: int) -> Lift:
+    """For rows lo … hi − 1, a thread's part of all; lo is a multiple of LIFT_ROWS."""
+    own = new_lift(lift.base[lo:hi], lift.weights, lift.factor)
+    return own._replace(sums=lift.sums, place=np.array([lo // LIFT_ROWS, len(lift.base), parties, 0]), counter=lift.counter)
 
 
 @inline
@@ -127,8 +153,10 @@ def hidden_time_pullback(pack, kept, w):
 
 def _times(a: Array, b: Array) -> Array:
     """a b of two matrices."""
-    out = np.empty((a.shape[0], b.shape[1]), b.dtype)
-    product(np.ascontiguousarray(a), b, out)
+    a, out = np.ascontiguousarray(a), np.empty((a.shape[0], b.shape[1]), b.dtype)
+    parties = how_many(a.size * b.shape[1], max(1, len(a) // 64))
+    cuts = [len(a) * k // parties for k in range(parties + 1)]
+    together([partial(product, a[lo:hi], b, out[lo:hi]) for lo, hi in pairwise(cuts)])
     return out
 
 
@@ -137,7 +165,7 @@ def hidden_rows(pack, lo, hi):
     """As `mlp_rows`, for the small system."""
     inner, x, lift = pack
     own, shared, one = mlp_rows(inner, lo, hi)
-    return (own, x[: (hi - lo) * _width(inner[1])], lift), shared, one
+    return (own, np.empty((hi - lo) * _width(inner[1]), x.dtype), lift), shared, one
 
 
 class HiddenCoordinates:
@@ -178,13 +206,7 @@ class HiddenCoordinates:
         pack, kept = mlp_pack(self._inner, self._meta, batch, dtype, self._shift)
         room = np.empty(batch * self.field.sizes[-2], dtype)
         functions = hidden_value, hidden_linearize, hidden_pullback
-        return Bound("hidden", *functions, (pack, room, self._lift()), kept, owner=self, time_pullback=hidden_time_pullback)
-
-    def _lift(self) -> Lift:
-        dtype, (m, n) = self.base.dtype, self.weights.shape
-        at = np.full((2, self.size), np.nan, dtype)  # no state is lifted yet
-        room = np.empty((2, self.base.size), dtype), np.zeros(1, np.int64), np.empty(LIFT_ROWS * n, dtype), np.empty(LIFT_ROWS * m, dtype)
-        return Lift(self.base, self.weights, self._factor, at, *room)
+        return Bound("hidden", *functions, (pack, room, new_lift(self.base, self.weights, self._factor)), kept, owner=self, time_pullback=hidden_time_pullback)
 
     def direction(self, alpha: Array) -> Array:
         """α Ŵ: what a stage, a slope or an error of the small system is in y, (…, B, n)."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .._jit import kernel
-from ..activations import IDENTITY, activate, curvature
+from ..activations import IDENTITY, activate, add_row, curvature
 from ..products import add_outer, product
-from .mlp_kernels import LAYERS, PRE, SIZES, _add_row, _affine, _code, _layer_gradient, _matrix, _parameters, _sees_time, _sum_rows, _widest, _zeros
+from .mlp_kernels import LAYERS, PRE, SIZES, _affine, _code, _layer_gradient, _matrix, _parameters, _sees_time, _sum_rows, _widest, _zeros
 
 _ROWS = 256  # tangents that go through the layers at a time
 
@@ -67,7 +67,7 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
         c = a + before
         z = np.empty((batch, m), y.dtype)
         row, next_start = _affine(t, _matrix(x, batch * a, batch, before), theta, start, _sees_time(meta, layer), z, room)
-        _add_row(row, z)
+        add_row(row, z)
         flat, lo, hi = z.reshape(z.size), batch * c, batch * (c + m)
         x[lo:hi] = flat
         activate(_code(meta, layer), _matrix(x, lo, batch, m), _zeros(room, m), _matrix(slope, lo, batch, m))

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import borrow, inline, kernel
-from ..activations import IDENTITY, activate, apply
+from .._jit import borrow, inline, kernel, part
+from ..activations import IDENTITY, activate, add_row, apply
 from ..products import add_outer, product
 
 LAYERS, TIME, PRE, HIDDEN, OUTER, SIZES = range(6)
@@ -48,12 +48,6 @@ def _widest(meta):
 
 
 @inline
-def _borrowed(pack):
-    theta, meta, work, shift, transposed = pack
-    return borrow(theta), borrow(meta), borrow(work), borrow(shift), borrow(transposed)
-
-
-@inline
 def _matrix(flat, start, rows, columns):
     return flat[start : start + rows * columns].reshape(rows, columns)
 
@@ -62,14 +56,14 @@ def _matrix(flat, start, rows, columns):
 def _affine(t, x, theta, start, sees_time, z, room):
     """z = x W of equation (1); returns what is to be added to each row, b + t v, which may lie in `room`, and where the next layer's parameters start."""
     rows, columns = x.shape[1], z.shape[1]
-    product(x, _matrix(theta, start, rows, columns), z)
+    product(x, part(theta, start, (rows, columns)), z)
     v = start + rows * columns
     if not sees_time:
-        return theta[v : v + columns], v + columns
+        return part(theta, v, (columns,)), v + columns
     b = v + columns
     for j in range(columns):
         room[j] = theta[b + j] + t * theta[v + j]
-    return room[:columns], b + columns
+    return part(room, 0, (columns,)), b + columns
 
 
 @kernel
@@ -81,36 +75,29 @@ def _zeros(room, columns):
 
 
 @kernel
-def _add_row(row, z):
-    for i in range(z.shape[0]):
-        for j in range(z.shape[1]):
-            z[i, j] += row[j]
-
-
-@kernel
 def mlp_value(t, y, pack, out):
     """Equation (1) through all layers: out = f(t, y; θ), flat."""
     y, out = borrow(y), borrow(out)
-    theta, meta, work, shift, _ = _borrowed(pack)
+    theta, meta, work, shift, _ = borrow(pack)
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     area = batch * _widest(meta)
-    room = work[3 * area :]
-    x = _matrix(y, 0, batch, n)
+    room = part(work, 3 * area, (_widest(meta),))
+    x = part(y, 0, (batch, n))
     if meta[PRE] != IDENTITY:
-        x = _matrix(work, area, batch, n)
-        x[:] = _matrix(y, 0, batch, n)
-        apply(meta[PRE], x, _zeros(room, n))
+        x = part(work, area, (batch, n))
+        x[:] = part(y, 0, (batch, n))
+        apply(meta[PRE], part(x, 0, (1, y.size)), _zeros(part(work, 2 * area, (y.size,)), y.size))
     start = 0
     for layer in range(layers):
         m = meta[SIZES + layer + 1]
-        z = _matrix(out, 0, batch, m) if layer == layers - 1 else _matrix(work, (layer % 2) * area, batch, m)
+        z = part(out, 0, (batch, m)) if layer == layers - 1 else part(work, (layer % 2) * area, (batch, m))
         row, start = _affine(t, x, theta, start, _sees_time(meta, layer), z, room)
         if layer == 0 and shift.size > 0:
-            _add(shift, z.reshape(z.size))
+            _add(shift, part(z, 0, (z.size,)))
         code = _code(meta, layer)
         if code == IDENTITY:
-            _add_row(row, z)
+            add_row(row, z)
         else:
             apply(code, z, row)
         x = z
@@ -129,16 +116,17 @@ def mlp_linearize(t, y, pack, out, kept):
     With an empty `out` only what is kept is computed.
     """
     y, out, kept = borrow(y), borrow(out), borrow(kept)
-    theta, meta, work, shift, _ = _borrowed(pack)
+    theta, meta, work, shift, _ = borrow(pack)
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
-    room = work[3 * batch * _widest(meta) :]
-    x = _matrix(y, 0, batch, n)
+    room = part(work, 3 * batch * _widest(meta), (_widest(meta),))
+    x = part(y, 0, (batch, n))
     k = 0
     if meta[PRE] != IDENTITY:
-        x = _matrix(kept, 0, batch, n)
-        x[:] = _matrix(y, 0, batch, n)
-        activate(meta[PRE], x, _zeros(room, n), _matrix(kept, y.size, batch, n))
+        x = part(kept, 0, (batch, n))
+        x[:] = part(y, 0, (batch, n))
+        zeros = _zeros(part(work, 2 * batch * _widest(meta), (y.size,)), y.size)
+        activate(meta[PRE], part(x, 0, (1, y.size)), zeros, part(kept, y.size, (1, y.size)))
         k = 2 * y.size
     start = 0
     for layer in range(layers):
@@ -148,19 +136,19 @@ def mlp_linearize(t, y, pack, out, kept):
         if last and out.size == 0 and meta[OUTER] == IDENTITY:
             return
         if last:
-            z = _matrix(out if out.size > 0 else work, 0, batch, m)
+            z = part(out if out.size > 0 else work, 0, (batch, m))
         else:
-            z = _matrix(kept, k, batch, m)
+            z = part(kept, k, (batch, m))
         row, start = _affine(t, x, theta, start, _sees_time(meta, layer), z, room)
         if layer == 0 and shift.size > 0:
-            _add(shift, z.reshape(size))
+            _add(shift, part(z, 0, (size,)))
         if not last:
-            activate(meta[HIDDEN], z, row, _matrix(kept, k + size, batch, m))
+            activate(meta[HIDDEN], z, row, part(kept, k + size, (batch, m)))
             k += 2 * size
         elif meta[OUTER] != IDENTITY:
-            activate(meta[OUTER], z, row, _matrix(kept, k, batch, m))
+            activate(meta[OUTER], z, row, part(kept, k, (batch, m)))
         else:
-            _add_row(row, z)
+            add_row(row, z)
         x = z
 
 
@@ -256,7 +244,7 @@ def _through(x_bar, slope, total):
 def _layer_gradient(t, x, z_bar, total, start, sees_time, theta_bar):
     """W̄ += xᵀ z̄, and with total = Σ_B z̄   b̄ += total, v̄ += t total of equation (3)."""
     rows, columns = x.shape[1], z_bar.shape[1]
-    add_outer(x, z_bar, _matrix(theta_bar, start, rows, columns))
+    add_outer(x, z_bar, part(theta_bar, start, (rows, columns)))
     b = start + rows * columns
     if sees_time:
         for j in range(columns):
@@ -270,41 +258,41 @@ def _layer_gradient(t, x, z_bar, total, start, sees_time, theta_bar):
 def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
     """Equation (3) from the last layer to the first, with what `mlp_linearize` kept; adds to y_bar and theta_bar."""
     y, kept, w, y_bar, theta_bar = borrow(y), borrow(kept), borrow(w), borrow(y_bar), borrow(theta_bar)
-    theta, meta, work, shift, transposed = _borrowed(pack)
+    theta, meta, work, shift, transposed = borrow(pack)
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     area = batch * _widest(meta)
-    room = work[3 * area :]
+    room = part(work, 3 * area, (_widest(meta),))
     k = _kept_total(meta, batch)
     end = theta.size
     columns = w.size // batch
-    z_bar = _matrix(w, 0, batch, columns)
+    z_bar = part(w, 0, (batch, columns))
     if meta[OUTER] != IDENTITY:
-        z_bar = _matrix(work, 2 * area, batch, columns)
-        z_bar[:] = _matrix(w, 0, batch, columns)
-        _through(z_bar, _matrix(kept, k, batch, columns), room[:columns])
+        z_bar = part(work, 2 * area, (batch, columns))
+        z_bar[:] = part(w, 0, (batch, columns))
+        _through(z_bar, part(kept, k, (batch, columns)), part(room, 0, (columns,)))
     else:
-        _sum_rows(z_bar, room[:columns])
+        _sum_rows(z_bar, part(room, 0, (columns,)))
     for layer in range(layers - 1, -1, -1):
         m, columns = meta[SIZES + layer], z_bar.shape[1]
         size = batch * m
         start = end - _parameters(meta, layer)
         if layer > 0:
             k -= 2 * size
-            x = _matrix(kept, k, batch, m)
+            x = part(kept, k, (batch, m))
         elif meta[PRE] != IDENTITY:
-            x = _matrix(kept, 0, batch, m)
+            x = part(kept, 0, (batch, m))
         else:
-            x = _matrix(y, 0, batch, m)
-        _layer_gradient(t, x, z_bar, room[:columns], start, _sees_time(meta, layer), theta_bar)
+            x = part(y, 0, (batch, m))
+        _layer_gradient(t, x, z_bar, part(room, 0, (columns,)), start, _sees_time(meta, layer), theta_bar)
         if layer == 0 and shift.size > 0:
-            _add(z_bar.reshape(shift.size), theta_bar[theta.size :])
-        x_bar = _matrix(work, (layer % 2) * area, batch, m)
-        product(z_bar, _matrix(transposed, start, columns, m), x_bar)
+            _add(part(z_bar, 0, (shift.size,)), theta_bar[theta.size :])
+        x_bar = part(work, (layer % 2) * area, (batch, m))
+        product(z_bar, part(transposed, start, (columns, m)), x_bar)
         if layer > 0:
-            _through(x_bar, _matrix(kept, k + size, batch, m), room[:m])
+            _through(x_bar, part(kept, k + size, (batch, m)), part(room, 0, (m,)))
         else:
-            flat = x_bar.reshape(size)
+            flat = part(x_bar, 0, (size,))
             if meta[PRE] != IDENTITY:
                 for i in range(size):
                     y_bar[i] += flat[i] * kept[size + i]
@@ -370,7 +358,8 @@ def mlp_packed(theta, meta, batch, back):
 
 @kernel
 def mlp_rows(pack, lo, hi):
-    """`pack` for samples lo … hi − 1; how many cotangents of parameters all samples share, and how many are one sample's own."""
+    """`pack` for samples lo … hi − 1, with room of its own; how many cotangents of parameters all samples share, and how many are one sample's own."""
     theta, meta, work, shift, transposed = pack
     one = meta[SIZES + 1] if shift.size > 0 else 0
-    return (theta, meta, work, shift[lo * one : hi * one], transposed), theta.size, one
+    own = np.empty((3 * (hi - lo) + 1) * _widest(meta), work.dtype)
+    return (theta, meta, own, shift[lo * one : hi * one], transposed), theta.size, one

@@ -59,6 +59,10 @@ class Penalty:
     def check(self, field: Field, method: Tableau) -> None:
         """Raises a named error when the penalty cannot be had of this field and method."""
 
+    def using(self, adjoint: str) -> Penalty:
+        """The same penalty, for an objective whose gradient comes from that adjoint: some are had more cheaply from one."""
+        return self
+
     def check_times(self, times: Array, tspan: tuple[float, float]) -> None:
         """Raises a named error when the penalty cannot be had with outputs at these times of this span."""
 

@@ -5,10 +5,14 @@
 
 and R the mean of r over the sample points t_r. θ̄ += the transpose of that one step (equations (4)–(7) of `adaptode.step`) with q̄ = |h|, then, unless k₁ is
 detached, of k₁ = f(t_r, u_r); unless the state is detached, ȳ at t_r is a jump for the adjoint in use.
+
+Where t_r is an accepted time, h the step that was made from it, and nothing is detached, that one step is the solver's own: its r is in the log, and
+q̄ = |h| or S̄ a cotangent of that step, which the discrete adjoint pulls through it on its way.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -46,7 +50,8 @@ class LocalError(Penalty):
     samples   how many sample points; R is their mean. "unbiased" and "saveat": stratified, one in each of so many equal parts of the span or of the list of
               times, with a variance never above that of independent ones; "biased": independent. Published: 1
 
-    Where q is 0, the gradient is 0. Cost: s evaluations and s pullbacks a sample point and training step.
+    Where q is 0, the gradient is 0. Cost: s evaluations and s pullbacks a sample point and training step; next to nothing for sampling="biased" with detach=()
+    and the discrete adjoint, which has the solver's own step at hand.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class LocalError(Penalty):
         self.detach = tuple(d for d in detached(detach, ("state", "k1", "step")) if d != "step")
         self.samples = whole("samples", samples)
         self.name = f"local_{estimate}"
+        self._own = False  # of the solver's own steps, and their cotangents the adjoint's
 
     def config(self) -> dict[str, Any]:
         return {
@@ -92,6 +98,11 @@ class LocalError(Penalty):
     def reservoirs(self, variate: float) -> tuple[int, ...]:
         return tuple(seed_of(variate) + k for k in range(self.samples)) if self.sampling == "biased" else ()
 
+    def using(self, adjoint: str) -> LocalError:
+        twin = copy.copy(self)
+        twin._own = adjoint == "discrete" and self.sampling == "biased" and self.step == "solver" and not self.detach
+        return twin
+
     def _shares(self, variate: float) -> list[float]:
         """Places in [0, 1), one in each of `samples` equal parts."""
         if self.samples == 1:
@@ -99,6 +110,9 @@ class LocalError(Penalty):
         return [(k + v) / self.samples for k, v in enumerate(np.random.default_rng(seed_of(variate)).random(self.samples).tolist())]
 
     def evaluate(self, run: Run, variate: float) -> Term:
+        t0, t1 = run.tspan
+        if self._own and 0.0 < abs(run.grid[-1] - t0) <= abs(t1 - t0):  # else the last step is cut at the end of the span
+            return self._of_own_steps(run, variate)
         parts = [self._at(run, t, u) for t, u in self._points(run, variate)]
         share = 1.0 / len(parts)
 
@@ -112,6 +126,20 @@ class LocalError(Penalty):
             return Pulled(theta_bar, jumps, calls)
 
         return Term(share * sum(part.value for part in parts), sum(part.evaluations for part in parts), pull)
+
+    def _of_own_steps(self, run: Run, variate: float) -> Term:
+        """r of the solver's own steps from the times drawn."""
+        drawn = [held(seed, run.grid.size - 1) for seed in self.reservoirs(variate)]
+        share, by_error = 1.0 / len(drawn), self.estimate == "error"
+        lengths = np.abs(np.diff(run.grid)) if by_error else np.ones(run.grid.size - 1)
+        r = run.accepted(self.estimate) * lengths
+
+        def pull(bar: float) -> Pulled:
+            bars = np.zeros(r.size)
+            np.add.at(bars, drawn, share * bar * lengths[drawn])
+            return Pulled(np.zeros_like(run.theta), [], 0, **{self.estimate: bars})
+
+        return Term(share * float(r[drawn].sum()), 0, pull)
 
     def _points(self, run: Run, variate: float) -> list[tuple[float, Array]]:
         """(t_r, u_r) of every sample point."""

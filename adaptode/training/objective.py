@@ -122,6 +122,7 @@ class Objective:
                 raise InputError(
                     f"{type(penalty).__name__} needs the adjoint {' or '.join(map(repr, penalty.adjoints))}, which opens every step; got adjoint={adjoint!r}"
                 )
+        self.penalties = tuple(penalty.using(adjoint) for penalty in self.penalties)
         movers = [type(penalty).__name__ for penalty in self.penalties if type(penalty).span is not Penalty.span]
         if movers and times is not None:
             raise InputError(f"{movers[0]} moves the end of the span, and observation times are fixed: leave out one of the two")

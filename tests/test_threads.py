@@ -1,0 +1,135 @@
+"""Threads share out rows and tiles: the same bits with any number of them, and no thread is left waiting."""
+
+import threading
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import adaptode as ao
+from adaptode import team, threads
+from adaptode.fields.hidden import LIFT_ROWS
+from adaptode.solution import Status
+
+FIELD = ao.MLP((9, 4, 9), time="every")
+
+
+@pytest.fixture
+def number(monkeypatch):
+    """Sets how many threads there are, whatever the work is worth."""
+    monkeypatch.setattr(threads, "_WORTHWHILE", 0)
+
+    def choose(n):
+        monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", n)
+
+    return choose
+
+
+def solved(rows=5 * LIFT_ROWS + 7, dtype="float64", span=(0.0, 1.0), scale=2.0, **options):
+    theta = FIELD.init(0, scale=scale).astype(dtype)
+    y0 = np.random.default_rng(1).normal(size=(rows, 9)).astype(dtype)
+    return ao.solve(FIELD, theta, y0, span, coordinates="hidden", **options)
+
+
+def bits(run, bar=None):
+    """Everything a run and its gradient have."""
+    found = [run.y, run.end, run.grid, run.kept_states, run.kept_stages, run.steps.t, run.steps.h, run.steps.error, run.steps.stiffness]
+    if bar is not None:
+        gradient = ao.adjoint.discrete(run, bar, ends=False)
+        found += [gradient.y0, gradient.theta, np.array(gradient.evaluations)]
+    return [None if x is None else x.tobytes() for x in found] + [run.nfev, run.status, run.message]
+
+
+@pytest.mark.parametrize("method", ["Tsit5", "DOP853", "BS32"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("keep", ["states", "stages"])
+def test_the_same_bits_with_any_number_of_threads(number, method, dtype, keep):
+    bar = np.random.default_rng(2).normal(size=(4, 5 * LIFT_ROWS + 7, 9)).astype(dtype)
+    found = []
+    for n in (1, 2, 3):
+        number(n)
+        run = solved(method=method, dtype=dtype, keep=keep, saveat=[0.1, 0.45, 0.5, 1.0], rtol=1e-5, atol=1e-5)
+        found.append(bits(run, bar))
+    assert found[0] == found[1] == found[2]
+
+
+@settings(max_examples=20)
+@given(rows=st.integers(2 * LIFT_ROWS, 9 * LIFT_ROWS), n=st.integers(2, 4), back=st.booleans(), tight=st.booleans(), vector=st.booleans())
+def test_any_number_of_rows(rows, n, back, tight, vector):
+    options = {"span": (1.0, -0.5) if back else (-0.5, 1.0), "rtol": 1e-9 if tight else 1e-3, "atol": np.linspace(1e-5, 1e-3, 9) if vector else 1e-4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "_WORTHWHILE", 0)
+        found = []
+        for count in (1, n):
+            patch.setattr(numba.config, "NUMBA_NUM_THREADS", count)
+            found.append(bits(solved(rows, **options)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("options, status", [({"max_steps": 3}, Status.MAX_STEPS), ({"scale": 1e160, "rtol": 1e-9}, Status.NONFINITE)])
+def test_what_fails_fails_alike(number, options, status):
+    found = []
+    for n in (1, 2):
+        number(n)
+        with np.errstate(all="ignore"):
+            run = solved(span=(0.0, 9.0), **options)
+        assert run.status == status
+        found.append(bits(run))
+    assert found[0] == found[1]
+
+
+def test_it_was_a_team(number, monkeypatch):
+    entered = []
+    monkeypatch.setattr(team, "together", lambda tasks, give_up: (entered.append(len(tasks)), threads.together(tasks, give_up)))
+    number(2)
+    solved()
+    assert entered and set(entered) == {2}
+
+
+def test_a_thread_that_fails_leaves_none_waiting(number, monkeypatch):
+    number(2)
+    advance = team._Part.advance
+
+    def failing(part, *arguments):
+        if part.numbers.start:
+            raise MemoryError("no room")
+        advance(part, *arguments)
+
+    monkeypatch.setattr(team._Part, "advance", failing)
+    before = threading.active_count()
+    with pytest.raises(MemoryError, match="no room"):
+        solved()
+    assert threading.active_count() == before
+
+
+def test_gradients_of_a_field_in_its_own_coordinates(number):
+    field = ao.MLP((2, 32, 2))
+    theta, y0 = field.init(0), np.random.default_rng(0).normal(size=(2000, 2))
+    found = []
+    for n in (1, 2, 3):
+        number(n)
+        found.append(bits(ao.solve(field, theta, y0, (0.0, 1.0)), np.ones((2000, 2))))
+    assert found[0] == found[1] == found[2]
+
+
+def test_together():
+    done = []
+    threads.together([lambda i=i: done.append((i, threading.current_thread().name)) for i in range(3)])
+    assert sorted(i for i, _ in done) == [0, 1, 2] and [name == threading.current_thread().name for i, name in sorted(done)] == [True, False, False]
+    gave_up = []
+
+    def fails():
+        raise KeyError("here")
+
+    for order in (1, -1):
+        with pytest.raises(KeyError, match="here"):
+            threads.together([lambda: None, fails][::order], give_up=lambda: gave_up.append(1))
+    assert len(gave_up) == 2
+
+
+@pytest.mark.parametrize("work, parts, expected", [(1e6, 8, 1), (1e9, 8, 3), (1e9, 2, 2), (1e9, 0, 1)])
+def test_how_many(monkeypatch, work, parts, expected):
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
+    assert threads.how_many(work, parts) == expected
