@@ -241,18 +241,26 @@ def _arrived(context, counter):
 def meet(counter: Any, parties: int, times: int) -> bool:
     """In compiled code: waits until all parties have come here for that many times, by a counter (1,) int64 that all see; False if one gave up, counter < 0.
 
-    What each wrote before is then seen by all. It waits by looking, for microseconds: only for threads that run at the same time.
+    What each wrote before is then seen by all. It waits by looking, and lets others have the core where that takes long.
     """
     raise NotImplementedError("only compiled code waits")
+
+
+_LOOKS = 20_000  # some hundredths of a millisecond
+_let_others = numba_types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", numba_types.intc())
 
 
 @overload(meet)
 def _meet(counter, parties, times):
     def wait(counter, parties, times):
         _arrive(counter)
+        looks = 0
         while True:
             seen = _arrived(counter)
             if seen < 0 or seen >= parties * times:
                 return seen >= 0
+            looks += 1
+            if looks > _LOOKS:
+                _let_others()
 
     return wait

@@ -14,9 +14,11 @@ from .control import Controller, first_step
 from .dense import DenseSolution
 from .fields.protocol import Array, Bound
 from .fields.sockets import RaisedError, reraise
+from .lifted import lifted_rms
 from .loop import FRESH, KEPT, NFEV, ROWS, SAVED, STATUS, H, Span, State, Store, T, advance_hidden, advance_mlp, advance_python, advance_socket, stage_rows
 from .norms import scaled_rms
 from .reservoir import replacements
+from .room import Room
 from .solution import NONFINITE, RUNNING, SUCCESS, Attempt, Status, StepLog
 from .step import bound_stages
 from .tableau import Tableau
@@ -60,15 +62,18 @@ class Integration:
         self.t0, self.size, dtype = t0, y0.size, y0.dtype
         self.tab, self.rule = method.coefficients(dtype), control.rule(method.error_order)
         self.span = Span(t1, 1.0 if t1 >= t0 else -1.0, float(max_step), int(max_steps), saveat)
+        rows, total = stage_rows(method), method.stages + method.extra_stages
+        room = Room((2 + method.estimates + rows + total) * y0.size, dtype)
         self.state = State(
-            y0.copy(),
-            np.empty(y0.size, dtype),
-            np.empty(method.estimates * y0.size, dtype),
-            np.empty((stage_rows(method), y0.size), dtype),
-            np.empty((method.stages + method.extra_stages, y0.size), dtype),
+            room.take(y0.size),
+            room.take(y0.size),
+            room.take(method.estimates * y0.size),
+            room.take(rows, y0.size),
+            room.take(total, y0.size),
             np.array([t0, 0.0, self.rule.start, self.rule.start]),
             np.zeros(8, np.int64),
         )
+        self.state.y[:] = y0
         self.out = np.empty((saveat.size, y0.size), dtype)
         self.own_advance = advance
         self.team = None if "errors" in keep else team_of(bound, self.state, method)
@@ -153,11 +158,11 @@ class Integration:
             return
         seconds = 0.0
 
-        hidden = bound.owner if bound.kind == "hidden" else None  # norms are of the state and the slope themselves
-        y_seen, direction = (y, lambda x: x) if hidden is None else (hidden.base.ravel(), lambda x: hidden.direction(x).ravel())
+        hidden = bound.kind == "hidden"  # norms are of the state and the slope themselves
+        y_seen = bound.pack[2].base.ravel() if hidden else y
 
         def size_of(x: Array) -> float:
-            return scaled_rms(x, y_seen, y_seen, atol, rtol)
+            return lifted_rms(bound.pack, x, atol, rtol) if hidden else scaled_rms(x, y_seen, y_seen, atol, rtol)
 
         def d2_at(h0: float) -> float:
             nonlocal seconds
@@ -166,10 +171,10 @@ class Integration:
             bound.value(t0 + h, y + y.dtype.type(h) * f0, bound.pack, state.y1)
             seconds = time.perf_counter() - began
             state.count[NFEV] += 1
-            return size_of(direction(state.y1 - f0))
+            return size_of(state.y1 - f0)
 
         limit = abs(span.end - t0) if control.clip_first_step else math.inf  # max_step limits it in the loop, as in SciPy
-        state.clock[H] = first_step(size_of(y_seen), size_of(direction(f0)), d2_at, self.method.error_order, limit)
+        state.clock[H] = first_step(scaled_rms(y_seen, y_seen, y_seen, atol, rtol), size_of(f0), d2_at, self.method.error_order, limit)
         if seconds:  # as many attempts at first as surely take less than a tenth of a second
             self._budget = max(self._budget, int(0.03 / (seconds * self.method.stages)))
 

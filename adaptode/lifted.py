@@ -61,6 +61,21 @@ def _of_rows(tolerance, start, stop):
 
 
 @kernel
+def lifted_rms(pack, x, atol, rtol):
+    """The scaled RMS of x Ŵ against y₀."""
+    lift = pack[2]
+    batch, n = lift.base.shape
+    m = lift.weights.shape[0]
+    base, sums = lift.base.reshape(lift.base.size), np.zeros(4)
+    for lo in range(0, batch, LIFT_ROWS):
+        hi = min(lo + LIFT_ROWS, batch)
+        seen, y = lift.err[: (hi - lo) * n], base[lo * n : hi * n]
+        lifted(lift, x[lo * m : hi * m], seen)
+        add_squares(seen, y, y, _of_rows(atol, lo * n, hi * n), _of_rows(rtol, lo * n, hi * n), sums)
+    return rms_of(sums, base.size)
+
+
+@kernel
 def hidden_measure(pack, tab, h, a0, K, Y, atol, rtol, a1, err):
     """Equations (1) and (2), in the place of `step.finish`; err stays in hidden coordinates.
 

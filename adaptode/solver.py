@@ -128,7 +128,7 @@ def solve(
         atol=tolerances[0],
         rtol=tolerances[1],
         y0=y0.copy(),
-        end=outputs[-1] if saved == out.shape[0] else seen(state.y),
+        end=outputs[-1] if saved == out.shape[0] else seen(state.y.copy()),
         kept_states=integration.kept("states") if every == 1 else None,
         kept_stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,
         kept_checkpoints=None if every == 1 else _checkpoints(start, integration, grid.size - 1, every),

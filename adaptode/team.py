@@ -6,13 +6,15 @@ Each runs the whole loop on its own rows. All see the same norms, for they meet 
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .fields.hidden import LIFT_ROWS, MEETINGS, hidden_rows, shared_lift
+from .fields.hidden import LIFT_ROWS, MEETINGS, hidden_rows, lift_size, shared_lift
 from .fields.protocol import Array, Bound
 from .loop import KEPT, ROWS, SAVED, State, Store, advance_hidden
+from .room import Room
 from .tableau import Tableau
 from .threads import how_many, together
 
@@ -27,7 +29,9 @@ class Team:
         tiles = -(-len(lift.base) // LIFT_ROWS)
         cuts = [min(len(lift.base), LIFT_ROWS * (tiles * k // parties)) for k in range(parties + 1)]
         self.counter = lift.counter
-        self.parts = [_Part(bound.pack, lo, hi, state, parties) for lo, hi in zip(cuts, cuts[1:], strict=False)]
+        rooms = sum(a.size for a in state[:5]) + parties * lift_size(0, *lift.weights.shape[::-1]) + 2 * (lift.base.size + state.y.size)
+        room = Room(rooms, state.y.dtype)
+        self.parts = [_Part(bound.pack, lo, hi, state, parties, room) for lo, hi in pairwise(cuts)]
 
     def enter(self, tab: Any, rule: Any, span: Any, atol: Array, rtol: Array, state: State, store: Store, budget: int) -> None:
         """At most `budget` attempts."""
@@ -44,13 +48,13 @@ class Team:
 class _Part:
     """Rows lo … hi − 1."""
 
-    def __init__(self, pack: Any, lo: int, hi: int, state: State, parties: int) -> None:
+    def __init__(self, pack: Any, lo: int, hi: int, state: State, parties: int, room: Room) -> None:
         inner, x, _ = hidden_rows(pack, lo, hi)[0]
         lift = pack[2]
-        self.pack = inner, x, shared_lift(lift, lo, hi, parties)
+        self.pack = inner, x, shared_lift(lift, lo, hi, parties, room)
         (batch, n), m = lift.base.shape, len(lift.weights)
         self.numbers, self.components, self.all = slice(lo * m, hi * m), slice(lo * n, hi * n), batch * m
-        arrays = [np.empty((*a.shape[:-1], a.shape[-1] // self.all * (hi - lo) * m), a.dtype) for a in state[:5]]
+        arrays = [room.take(*a.shape[:-1], a.shape[-1] // self.all * (hi - lo) * m) for a in state[:5]]
         self.state = State(*arrays, state.clock.copy(), state.count.copy())
         self.store: Store = None  # type: ignore[assignment]
 
@@ -59,8 +63,9 @@ class _Part:
         own, which = self.state, self.numbers
         own.y[:], own.K[0], own.clock[:], own.count[:] = state.y[which], state.K[0, which], state.clock, state.count
         self.pack[2].place[MEETINGS] = 0
-        log = [np.empty_like(column) for column in store[:5]]
-        self.store = Store(*log, *(np.empty((*a.shape[:-1], own.y.size), a.dtype) for a in store[5:]))
+        if self.store is None or len(self.store.t) != len(store.t):
+            log = [np.empty_like(column) for column in store[:5]]
+            self.store = Store(*log, *(np.empty((*a.shape[:-1], own.y.size), a.dtype) for a in store[5:]))
 
     def advance(self, tab: Any, rule: Any, span: Any, atol: Array, rtol: Array, budget: int) -> None:
         """As in `loop`."""

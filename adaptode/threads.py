@@ -13,12 +13,12 @@ import numba
 
 from ._jit import JIT_DISABLED
 
-_WORTHWHILE = 20_000_000  # multiplications, some milliseconds: a thread takes a few hundredths of one to begin
+WORTHWHILE = 20_000_000  # multiplications, some milliseconds: a thread takes a few hundredths of one to begin
 
 
 def how_many(multiplications: float, most: int) -> int:
     """Threads for so much work in at most so many parts."""
-    if JIT_DISABLED or multiplications < _WORTHWHILE:
+    if JIT_DISABLED or multiplications < WORTHWHILE:
         return 1
     return max(1, min(int(numba.config.NUMBA_NUM_THREADS), most))
 

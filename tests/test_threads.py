@@ -19,7 +19,7 @@ FIELD = ao.MLP((9, 4, 9), time="every")
 @pytest.fixture
 def number(monkeypatch):
     """Sets how many threads there are, whatever the work is worth."""
-    monkeypatch.setattr(threads, "_WORTHWHILE", 0)
+    monkeypatch.setattr(threads, "WORTHWHILE", 0)
 
     def choose(n):
         monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", n)
@@ -60,7 +60,7 @@ def test_the_same_bits_with_any_number_of_threads(number, method, dtype, keep):
 def test_any_number_of_rows(rows, n, back, tight, vector):
     options = {"span": (1.0, -0.5) if back else (-0.5, 1.0), "rtol": 1e-9 if tight else 1e-3, "atol": np.linspace(1e-5, 1e-3, 9) if vector else 1e-4}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads, "_WORTHWHILE", 0)
+        patch.setattr(threads, "WORTHWHILE", 0)
         found = []
         for count in (1, n):
             patch.setattr(numba.config, "NUMBA_NUM_THREADS", count)

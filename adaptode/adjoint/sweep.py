@@ -202,40 +202,43 @@ def home(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, fi
 
 
 @dual
-def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, first, stop, y_bar, shared_bar, own_bar):
-    """A whole run of samples first … stop − 1, as by `Tile` after `Tile`: one's arrays are gone when the next begins.
+def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, cuts, which, y_bar, shared_bars, own_bar):
+    """A whole run, as by `Tile` after `Tile`, of the samples in some groups: of group k they are cuts[k] … cuts[k + 1] − 1.
 
-    shared_bar, own_bar: cotangents of the parameters that samples share, and of those that are a sample's own
+    shared_bars, own_bar: cotangents of the parameters that samples share, (groups, ·), and of those that are a sample's own
     """
-    n, total, calls = y_bar.size // batch, tab.c.size, 0
+    n, total, calls, dtype = y_bar.size // batch, tab.c.size, 0, y_bar.dtype
     step, fraction, output, error, stiffness = cotangents
-    dtype = y_bar.dtype
-    for lo in range(first, stop, rows):
-        hi = min(lo + rows, stop)
-        own, shared, one = rows_of(theta, lo, hi)
-        a, b = lo * n, hi * n
-        size = b - a
-        stages = np.empty((grid.stages.shape[0], grid.stages.shape[1], size), dtype)
-        for i in range(stages.shape[0]):
-            stages[i] = grid.stages[i, :, a:b]
-        part = Grid(grid.t, grid.states[:, a:b].copy(), stages)
-        bars = Cotangents(step, fraction, output[:, a:b].copy(), error, stiffness)
-        rooms = np.zeros((3, total, size), dtype)
-        scratch = Scratch(
-            rooms[0],
-            rooms[1],
-            rooms[2],
-            np.empty((total, kept // batch * (hi - lo)), dtype),
-            np.empty((2, size), dtype),
-            np.empty(size, dtype),
-            np.empty(size, dtype),
-            np.empty(size, dtype),
-            np.empty(size, dtype),
-        )
-        bar = np.zeros(shared + one * (hi - lo), dtype)
-        calls = max(calls, home(own, tab, part, atol, rtol, bars, scratch, y_bar[a:b], bar, True, True))
-        add(bar[:shared], shared_bar)
-        add(bar[shared:], own_bar[one * lo : one * hi])
+    steps, (_, kinds, _), full, keep = grid.t.size, grid.stages.shape, rows * n, kept // batch
+    room, kept_room = np.empty((3 * total + 6) * full, dtype), np.empty(total * keep * rows, dtype)  # for all tiles: new memory costs as much as a few sums
+    states_room, stages_room = np.empty(steps * full, dtype), np.empty(grid.stages.shape[0] * kinds * full, dtype)
+    for k in which:
+        for lo in range(cuts[k], cuts[k + 1], rows):
+            hi = min(lo + rows, cuts[k + 1])
+            own, shared, one = rows_of(theta, lo, hi)
+            a, b = lo * n, hi * n
+            size = b - a
+            states = states_room[: steps * size].reshape(steps, size)
+            states[:] = grid.states[:, a:b]
+            stages = stages_room[: grid.stages.shape[0] * kinds * size].reshape(grid.stages.shape[0], kinds, size)
+            stages[:] = grid.stages[:, :, a:b]
+            bars = Cotangents(step, fraction, output[:, a:b].copy(), error, stiffness)
+            S, pair = total * size, (3 * total + 2) * size
+            scratch = Scratch(
+                room[:S].reshape(total, size),
+                room[S : 2 * S].reshape(total, size),
+                room[2 * S : 3 * S].reshape(total, size),
+                kept_room[: total * keep * (hi - lo)].reshape(total, keep * (hi - lo)),
+                room[3 * S : pair].reshape(2, size),
+                room[pair : pair + size],
+                room[pair + size : pair + 2 * size],
+                room[pair + 2 * size : pair + 3 * size],
+                room[pair + 3 * size : pair + 4 * size],
+            )
+            bar = np.zeros(shared + one * (hi - lo), dtype)
+            calls = max(calls, home(own, tab, Grid(grid.t, states, stages), atol, rtol, bars, scratch, y_bar[a:b], bar, True, True))
+            add(bar[:shared], shared_bars[k])
+            add(bar[shared:], own_bar[one * lo : one * hi])
     return calls
 
 
@@ -251,18 +254,15 @@ def enter_all_tiles(
     """`all_tiles` by the copy that serves the field, of some groups of tiles apart, which threads share; their cotangents are added in the groups' order."""
     tiles, shared = -(-batch // rows), _ROWS[bound.kind](bound.pack, 0, 0)[1]
     groups = max(1, min(_GROUPS, tiles, _NUMBERS // shared))
-    cuts = [min(batch, rows * (tiles * k // groups)) for k in range(groups + 1)]
-    parts, calls = np.zeros((groups, shared), y_bar.dtype), np.zeros(groups, np.int64)
+    cuts = np.array([min(batch, rows * (tiles * k // groups)) for k in range(groups + 1)])
+    parties = how_many(3 * batch * shared * (grid.t.size - 1) * tab.b.size, groups)
+    parts, calls = np.zeros((groups, shared), y_bar.dtype), np.zeros(parties, np.int64)
 
-    def some(which: range) -> None:
-        for k in which:
-            samples = batch, rows, cuts[k], cuts[k + 1]
-            bars_out = y_bar, parts[k], theta_bar[shared:]
-            calls[k] = _ALL_TILES[bound.kind](bound.pack, tab, grid, atol, rtol, bars, bound.kept, *samples, *bars_out)
+    def some(thread: int) -> None:
+        which, bars_out = np.arange(thread, groups, parties), (y_bar, parts, theta_bar[shared:])
+        calls[thread] = _ALL_TILES[bound.kind](bound.pack, tab, grid, atol, rtol, bars, bound.kept, batch, rows, cuts, which, *bars_out)
 
-    work = 3 * batch * shared * (grid.t.size - 1) * tab.b.size
-    parties = how_many(work, groups)
-    together([partial(some, range(k, groups, parties)) for k in range(parties)])
+    together([partial(some, thread) for thread in range(parties)])
     for part in parts:
         add(part, theta_bar[:shared])
     return int(calls.max())

@@ -30,12 +30,14 @@ import numpy as np
 from .._jit import inline, kernel
 from ..activations import IDENTITY
 from ..products import add_outer, product
+from ..room import Room
 from ..threads import how_many, together
 from . import mlp_kernels as kernels
 from .mlp import MLP, mlp_pack
 from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows, mlp_time_pullback, mlp_value
 from .protocol import Array, Bound
 
+_HALVED = 20_000_000  # multiplications from which a sum of products is made in two halves, which two threads can share
 LIFT_ROWS = 32  # lifted at a time; a multiple of four, as the running sums of a norm ask
 
 
@@ -64,18 +66,25 @@ class Lift(NamedTuple):
 FIRST, ALL, PARTIES, MEETINGS = range(4)  # of `place`
 
 
-def new_lift(base: Array, weights: Array, factor: Array) -> Lift:
+def lift_size(rows: int, n: int, m: int) -> int:
+    """Numbers that `new_lift` takes."""
+    return (2 * rows + LIFT_ROWS) * (n + m)
+
+
+def new_lift(base: Array, weights: Array, factor: Array, room: Room | None = None) -> Lift:
     """For all rows, by one thread."""
     (batch, n), (m, dtype) = base.shape, (len(weights), base.dtype)
+    room = room or Room(lift_size(batch, n, m), dtype)
+    at, states, newest = room.take(2, batch * m), room.take(2, base.size), np.zeros(1, np.int64)
+    at[:] = np.nan  # no state is lifted yet
     tiles = -(-batch // LIFT_ROWS)
-    room = np.full((2, batch * m), np.nan, dtype), np.empty((2, base.size), dtype), np.zeros(1, np.int64)  # NaN: no state is lifted yet
-    some = np.empty(LIFT_ROWS * n, dtype), np.empty(LIFT_ROWS * m, dtype), np.empty((2, tiles, 10))
-    return Lift(base, weights, factor, *room, *some, np.array([0, batch, 1, 0]), np.zeros(1, np.int64))
+    some = room.take(LIFT_ROWS * n), room.take(LIFT_ROWS * m), np.empty((2, tiles, 10))
+    return Lift(base, weights, factor, at, states, newest, *some, np.array([0, batch, 1, 0]), np.zeros(1, np.int64))
 
 
-def shared_lift(lift: Lift, lo: int, hi: int, parties: int) -> Lift:
+def shared_lift(lift: Lift, lo: int, hi: int, parties: int, room: Room) -> Lift:
     """For rows lo … hi − 1, a thread's part of all; lo is a multiple of LIFT_ROWS."""
-    own = new_lift(lift.base[lo:hi], lift.weights, lift.factor)
+    own = new_lift(lift.base[lo:hi], lift.weights, lift.factor, room)
     return own._replace(sums=lift.sums, place=np.array([lo // LIFT_ROWS, len(lift.base), parties, 0]), counter=lift.counter)
 
 
@@ -160,6 +169,22 @@ def _times(a: Array, b: Array) -> Array:
     return out
 
 
+def _add_outer(a: Array, b: Array, out: Array) -> None:
+    """out += aᵀ b."""
+    work = a.size * b.shape[1]
+    if work < _HALVED:
+        add_outer(a, b, out)
+        return
+    middle, other = len(a) // 2, np.zeros_like(out)
+    halves = [partial(add_outer, a[:middle], b[:middle], out), partial(add_outer, a[middle:], b[middle:], other)]
+    if how_many(work, 2) == 2:
+        together(halves)
+    else:
+        for half in halves:
+            half()
+    out += other
+
+
 @kernel
 def hidden_rows(pack, lo, hi):
     """As `mlp_rows`, for the small system."""
@@ -215,7 +240,9 @@ class HiddenCoordinates:
 
     def state(self, alpha: Array) -> Array:
         """y₀ + α Ŵ of flat α (…, B m): (…, B, n)."""
-        return self.base + self.direction(alpha)
+        out = self.direction(alpha)
+        out += self.base
+        return out
 
     def pull_output(self, y_bar: Array) -> Array:
         """Equation (3): ᾱ (…, B m) of cotangents (…, B, n)."""
@@ -231,15 +258,15 @@ class HiddenCoordinates:
         M_bar, z0_bar = bar[:mixing].reshape(self.shape[1], -1), bar[z0:weights].reshape(rows, -1)
         W1_bar, weights_bar = theta_bar[: self._second].reshape(self.W1.shape), theta_bar[self._last :].reshape(self.weights.shape)
         W1_transposed = self.W1.T.copy()
-        add_outer(self.base, z0_bar, W1_bar)
-        add_outer(self.weights, M_bar, W1_bar)
+        _add_outer(self.base, z0_bar, W1_bar)
+        _add_outer(self.weights, M_bar, W1_bar)
         theta_bar[self._second : self._last] = bar[mixing:z0]
         product(M_bar, W1_transposed, weights_bar)
         weights_bar += bar[weights:base].reshape(self.weights.shape)
         y0_bar = _times(z0_bar, W1_transposed)
         y0_bar += bar[base:].reshape(self.base.shape)
         for a, out_bar in zip(alpha, y_bar, strict=True):
-            add_outer(a.reshape(self.shape), out_bar, weights_bar)
+            _add_outer(a.reshape(self.shape), out_bar, weights_bar)
             y0_bar += out_bar
         return y0_bar, theta_bar
 
