@@ -266,24 +266,23 @@ def apply(code, z, b):
         _relu_value(z, b)
 
 
-_NARROW, _STRETCH = 16, 32  # columns below which rows are added to some at a time, and how many numbers that are
+_NARROW = 16  # columns below which it is quicker to go down each of them
 
 
 @kernel
 def add_row(b, z):
     """z += b, row by row."""
-    columns = b.size
-    times = 1 if columns >= _NARROW else min(z.shape[0], _STRETCH // columns)
-    if times > 1:
-        room = np.empty(_STRETCH, b.dtype)
-        for i in range(times * columns):
-            room[i] = b[i % columns]
-        b = room[: times * columns]
-    for k in range(0, z.size, b.size):
-        size = min(b.size, z.size - k)
-        some = part(z, k, (size,))
-        for j in range(size):
-            some[j] += b[j]
+    rows, columns = z.shape
+    if columns < _NARROW:
+        flat = part(z, 0, (z.size,))
+        for j in range(columns):
+            shift = b[j]
+            for k in range(j, z.size, columns):
+                flat[k] += shift
+        return
+    for i in range(rows):
+        for j in range(columns):
+            z[i, j] += b[j]
 
 
 @kernel

@@ -75,6 +75,14 @@ def lifted_rms(pack, x, atol, rtol):
     return rms_of(sums, base.size)
 
 
+@inline
+def _total(sums, column):
+    total = 0.0
+    for row in range(sums.shape[0]):
+        total += sums[row, column]
+    return total
+
+
 @kernel
 def hidden_measure(pack, tab, h, a0, K, Y, atol, rtol, a1, err):
     """Equations (1) and (2), in the place of `step.finish`; err stays in hidden coordinates.
@@ -113,15 +121,13 @@ def hidden_measure(pack, tab, h, a0, K, Y, atol, rtol, a1, err):
             own[9] = _pair_squares(lift, Y, j, i, lo, hi)
     if place[PARTIES] > 1 and not meet(lift.counter, place[PARTIES], place[MEETINGS]):
         return np.nan, np.nan
-    total, size = np.zeros(10), place[ALL] * n
-    for row in range(sums.shape[0]):
-        total += sums[row]
-    q = rms_of(total[:4], size)
+    size = place[ALL] * n
+    q = rms_of((_total(sums, 0), _total(sums, 1), _total(sums, 2), _total(sums, 3)), size)
     if err.size > small:
-        q = of_two(q, rms_of(total[4:8], size))
+        q = of_two(q, rms_of((_total(sums, 4), _total(sums, 5), _total(sums, 6), _total(sums, 7)), size))
     stiffness = np.nan
     if tab.pair_i >= 0:
-        n_d, n_g = math.sqrt(total[8] / size), math.sqrt(total[9] / size)
+        n_d, n_g = math.sqrt(_total(sums, 8) / size), math.sqrt(_total(sums, 9) / size)
         stiffness = n_d / (n_g * tab.constant) if n_g > 0.0 else 0.0
     return q, stiffness
 

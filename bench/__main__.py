@@ -1,5 +1,6 @@
 """`python -m bench solve` times solvers against SciPy and its peers, `train` neural ODEs and `penalties` Jacobian penalties against JAX and PyTorch,
-`cold` new processes; `detest` tells how honest tolerances are. Each writes report.md, result.jsonl and its figures to a folder."""
+`cold` new processes; `counts` counts evaluations, steps and operations; `detest` tells how honest tolerances are. Each writes report.md, result.jsonl and
+its figures to a folder."""
 
 from __future__ import annotations
 
@@ -37,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     penalties.add_argument("--budget", type=float, default=10.0, help="seconds for each contender and penalty (default %(default)s)")
     cold = command("cold", "seconds from the import to the first gradient in a new process")
     cold.add_argument("--processes", type=int, default=9, metavar="N", help="of each kind (default %(default)s)")
+    counts = command("counts", "evaluations, steps, operations and blocks of memory of each workload of `train`, against those stored")
+    counts.add_argument("--write", action="store_true", help="store them anew")
     detest = command("detest", "DETEST's nonstiff problems: true error in units of the tolerance")
     detest.add_argument("--methods", nargs="+", default=["Tsit5", "Dopri5", "BS32", "DOP853"])
     return whole

@@ -160,7 +160,8 @@ def _prepared(workload: Workload, contender: Contender, dtype: str, tolerance: f
         raise TypeError(f"the gradient is {gradient.dtype}, not {dtype}")
     if not np.isfinite(gradient).all():
         raise ValueError("the gradient is not finite")
-    more: dict[str, Row] = {"gradient": {"loss": loss, "error": None if contender.key == "adaptode-local" else workload.error(gradient)}, "forward": {}}
+    error = None if contender.key.startswith("adaptode-local") else workload.error(gradient)  # of a loss with a penalty in it
+    more: dict[str, Row] = {"gradient": {"loss": loss, "error": error}, "forward": {}}
     if forward:
         began = time.perf_counter()
         outputs = case.forward()

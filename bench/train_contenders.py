@@ -26,9 +26,7 @@ from .workloads import Workload
 Prepare = Callable[[Workload, str, float, int], Case]  # workload, dtype, tolerance, threads
 
 
-def adaptode_case(workload: Workload, dtype: str, tolerance: float, threads: int, penalty: bool = False, compiled: bool = False, **options: Any) -> Case:
-    if penalty:
-        options["penalties"] = [ao.LocalError(1.0)]
+def adaptode_case(workload: Workload, dtype: str, tolerance: float, threads: int, compiled: bool = False, **options: Any) -> Case:
     objective = workload.objective(dtype, tolerance, **options)
     if compiled:
         objective = objective.compiled()
@@ -78,7 +76,14 @@ ALL = [
     Contender("adaptode-compiled", partial(adaptode_case, compiled=True), only=("moons", "spiral", "small"), note="`Objective.compiled()`"),
     Contender("adaptode-backsolve", partial(adaptode_case, adjoint="backsolve"), forward=False, note='`adjoint="backsolve"`'),
     Contender("adaptode-state", partial(adaptode_case, coordinates="state"), only=("mnist",), note='`coordinates="state"`: no hidden coordinates'),
-    Contender("adaptode-local", partial(adaptode_case, penalty=True), only=("reg",), forward=False, note="`penalties=[LocalError(1.0)]`"),
+    Contender("adaptode-local", partial(adaptode_case, penalties=[ao.LocalError(1.0)]), only=("reg",), forward=False, note="`penalties=[LocalError(1.0)]`"),
+    Contender(
+        "adaptode-local-own",
+        partial(adaptode_case, penalties=[ao.LocalError(1.0, "biased", detach=())]),
+        only=("reg",),
+        forward=False,
+        note='`penalties=[LocalError(1.0, "biased", detach=())]`: of the solver\'s own steps',
+    ),
     Contender("diffrax", diffrax_case, ("diffrax",), note="Tsit5, `RecursiveCheckpointAdjoint`, jitted"),
     Contender("diffrax-backsolve", partial(diffrax_case, backsolve=True), ("diffrax",), forward=False, note="Tsit5, `BacksolveAdjoint`, jitted"),
     Contender("torchdiffeq", torchdiffeq_case, ("torchdiffeq",), note="dopri5 (it has no Tsit5), backpropagation through `odeint`"),

@@ -1,5 +1,7 @@
 """Compiled solves and gradients: those of `solve` and `discrete`, and the same complaints."""
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -65,6 +67,18 @@ def test_a_compiled_objective_is_the_objective(times, dtype):
     assert compiled.compiled() is compiled
     if times is None:
         assert ao.fit(compiled, X, y, epochs=3, rng=0).params == pytest.approx(ao.fit(plain, X, y, epochs=3, rng=0).params, rel=1e-3)
+
+
+def test_a_flow_is_pickled():
+    flow, y0 = ao.Flow(ao.MLP((2, 4, 2)), (0.0, 1.0)), np.ones((1, 2))
+    theta = flow.field.init(0)
+    y, tape = flow(theta, y0)
+    gradient = flow.vjp(tape, y)
+    again = pickle.loads(pickle.dumps(flow))
+    for _ in range(2):  # compiled code is looked up, then known
+        found, tape = again(theta, y0)
+        np.testing.assert_array_equal(found, y)
+        np.testing.assert_array_equal(again.vjp(tape, y)[1], gradient[1])
 
 
 def test_what_fails_says_so_as_solve_does():

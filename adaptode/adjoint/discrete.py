@@ -45,7 +45,7 @@ class Walk:
         self.batch, self.scratch = run.end.shape[0], cast(Scratch, None)  # or tiles have theirs
         self.tiles: list[Tile] = []
         apart = tiled and self.ends is None and not cotangents.error.any() and not cotangents.stiffness.any()
-        self.rows = tile_rows(run.method, self.bound, self.batch, size, dtype) if apart else self.batch
+        self.rows = tile_rows(run.method, self.bound.kind, self.bound.kept, self.batch, size, dtype) if apart else self.batch
         self.whole = self.rows < self.batch and run.kept_states is not None  # all steps come at once
         if self.rows == self.batch:
             self.scratch = new_scratch(run.method, size, self.bound.kept, dtype)

@@ -19,7 +19,7 @@ from ..solution import RUNNING, SUCCESS
 from ..solver import solve
 from ..tableau import Tableau, get_tableau
 from .discrete import discrete
-from .sweep import Cotangents, Grid, Scratch, sweep_mlp
+from .sweep import Cotangents, Grid, mlp_tiles, tile_rows
 
 _ROWS = 32  # attempts of a chunk
 
@@ -88,6 +88,11 @@ class Flow:
         numbers = (t0, limit, self.method.error_order, stage_rows(self.method), self.method.estimates)
         self._fixed = (field.meta, self.method.coefficients(self.dtype), rule, span, *tolerances, numbers)
         self._forward = self._back = None  # the compiled code, once it was called
+        many = 2**20
+        self._tile = tile_rows(self.method, "mlp", kept_size(field.meta, many), many, many * field.n, self.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_forward": None, "_back": None}
 
     def __call__(self, theta: Array, y0: Array) -> tuple[Array, Tape]:
         """The states (k, B, n) at the times, and what `vjp` needs; theta (P,), y0 (B, n)."""
@@ -106,8 +111,9 @@ class Flow:
         y_bar = np.ascontiguousarray(y_bar, self.dtype)
         if y_bar.shape != (self.times.size, *tape.y0.shape):
             raise InputError(f"y_bar must have the shape of the states, {(self.times.size, *tape.y0.shape)}; got {y_bar.shape}")
-        meta, tab, _, span, atol, rtol, numbers = self._fixed
-        arguments = tape.theta, y_bar, meta, tab, span, atol, rtol, numbers, tape.grid, tape.states
+        meta, tab, _, span, atol, rtol, _ = self._fixed
+        rows = min(self._tile, len(tape.y0))
+        arguments = tape.theta, y_bar, meta, tab, span, atol, rtol, rows, tape.grid, tape.states
         y0_bar, theta_bar, calls, finite = (self._back or _flow_vjp)(*arguments)
         if self._back is None:
             self._back = direct(_flow_vjp, *arguments)
@@ -178,11 +184,10 @@ def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers):
 
 
 @kernel
-def _flow_vjp(theta, bars, meta, tab, span, atol, rtol, numbers, grid, states):
-    """(ȳ₀ (B, n), θ̄ (P,), evaluations and pullbacks, whether both cotangents are finite)."""
+def _flow_vjp(theta, bars, meta, tab, span, atol, rtol, rows, grid, states):
+    """`rows` samples at a time: (ȳ₀ (B, n), θ̄ (P,), evaluations and pullbacks, whether both cotangents are finite)."""
     batch, n = bars.shape[1], bars.shape[2]
-    size, total, steps, dtype = batch * n, tab.c.size, grid.size - 1, bars.dtype
-    estimates = numbers[4]
+    size, steps, dtype = batch * n, grid.size - 1, bars.dtype
     times = span.saveat
     step, fraction = np.empty(times.size, np.int64), np.empty(times.size)
     at = 0
@@ -191,22 +196,11 @@ def _flow_vjp(theta, bars, meta, tab, span, atol, rtol, numbers, grid, states):
             at += 1
         step[k], fraction[k] = at, (times[k] - grid[at]) / (grid[at + 1] - grid[at])
     pack = mlp_packed(theta, meta, batch, True)
-    cotangents = Cotangents(step, fraction, bars.reshape(times.size, size), np.zeros(steps), np.zeros(steps))
-    rooms = np.zeros((3, total, size), dtype)
-    scratch = Scratch(
-        rooms[0],
-        rooms[1],
-        rooms[2],
-        np.empty((total, kept_size(meta, batch)), dtype),
-        np.empty((2, size), dtype),
-        np.empty(estimates * size, dtype),
-        np.empty(estimates * size, dtype),
-        np.empty(size, dtype),
-        np.empty(size, dtype),
-    )
+    cotangents = Cotangents(step, fraction, part(bars, 0, (times.size, size)), np.zeros(steps), np.zeros(steps))
     y_bar, theta_bar = np.zeros((batch, n), dtype), np.zeros(theta.size, dtype)
-    none = np.empty((0, tab.b.size, size), dtype)
-    calls = sweep_mlp(pack, tab, Grid(grid, states, none), atol, rtol, cotangents, scratch, y_bar.reshape(size), theta_bar, True, True)
+    all_samples, shared, own = np.array([0, batch]), theta_bar.reshape(1, theta.size), np.empty(0, dtype)
+    none, kept = np.empty((0, tab.b.size, size), dtype), kept_size(meta, batch)
+    calls = mlp_tiles(pack, tab, Grid(grid, states, none), atol, rtol, cotangents, kept, batch, rows, all_samples, range(1), y_bar.reshape(size), shared, own)
     bad = 0.0
     for e in range(theta_bar.size):
         bad += theta_bar[e] - theta_bar[e]

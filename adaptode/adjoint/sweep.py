@@ -128,7 +128,7 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, f
     return calls
 
 
-sweep_mlp = specialize(sweep, compiled=True, linearize=mlp_linearize, pullback=mlp_pullback)
+_sweep_mlp = specialize(sweep, compiled=True, linearize=mlp_linearize, pullback=mlp_pullback)
 _sweep_hidden = specialize(sweep, compiled=True, linearize=hidden_linearize, pullback=hidden_pullback, estimates_vjp=hidden_estimates_vjp)
 _sweep_socket = specialize(sweep, compiled=True, linearize=socket_linearize, pullback=socket_pullback)
 _sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pullback=bound_pullback)
@@ -137,7 +137,7 @@ _sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pul
 def enter(bound: Bound, *arguments: Any) -> int:
     """`sweep` by the copy that serves the field."""
     if bound.kind == "mlp":
-        return sweep_mlp(bound.pack, *arguments)
+        return _sweep_mlp(bound.pack, *arguments)
     if bound.kind == "hidden":
         return _sweep_hidden(bound.pack, *arguments)
     if bound.kind == "python":
@@ -158,12 +158,12 @@ def new_scratch(method: Tableau, size: int, kept: int, dtype: Any) -> Scratch:
 _ROWS = {"mlp": mlp_rows, "hidden": hidden_rows}
 
 
-def tile_rows(method: Tableau, bound: Bound, batch: int, size: int, dtype: Any) -> int:
+def tile_rows(method: Tableau, kind: str, kept: int, batch: int, size: int, dtype: Any) -> int:
     """Samples that are walked home together, of `size` numbers in all: as many as the cache holds a step of, where the field lets them be told apart."""
-    if bound.kind not in _ROWS:
+    if kind not in _ROWS:
         return batch
     stages = method.stages + method.extra_stages
-    row = np.dtype(dtype).itemsize * (stages * (3 * size + bound.kept) + 4 * size) / batch
+    row = np.dtype(dtype).itemsize * (stages * (3 * size + kept) + 4 * size) / batch
     return min(batch, max(_LEAST, int(_CACHE / row) // _LEAST * _LEAST))
 
 
@@ -242,8 +242,9 @@ def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, cuts,
     return calls
 
 
+mlp_tiles = specialize(all_tiles, compiled=True, home=_sweep_mlp, rows_of=mlp_rows)
 _ALL_TILES = {
-    "mlp": specialize(all_tiles, compiled=True, home=sweep_mlp, rows_of=mlp_rows),
+    "mlp": mlp_tiles,
     "hidden": specialize(all_tiles, compiled=True, home=_sweep_hidden, rows_of=hidden_rows),
 }
 

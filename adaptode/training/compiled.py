@@ -30,7 +30,8 @@ class CompiledObjective(Objective):
 
     def predict(self, params: ArrayLike, X: ArrayLike) -> Array:
         theta, phi = self.split(params)
-        return self._output(phi, self.flow(theta, X)[0])[0]  # type: ignore[arg-type]
+        states = self.flow(theta, X)[0]  # type: ignore[arg-type]
+        return states[0] if self.head is None and self.times is None else self._output(phi, states)[0]
 
     def value_and_grad(self, params: ArrayLike, X: ArrayLike, y: ArrayLike, *, rng: Any = None, step: int = 0) -> Evaluation:
         theta, phi = self.split(params)
