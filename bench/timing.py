@@ -54,11 +54,12 @@ def turn_about(cases: list[Call], repeats: int) -> list[list[float]]:
     return seconds
 
 
-def rounds(cases: Mapping[Any, Call], budget: float, runs: int = 7, by: Callable[[Call], float] | None = None) -> dict[Any, list[float]]:
+def rounds(cases: Mapping[Any, Call], budget: float, runs: int = 7, by: Callable[[Call], float] | None = None, pause: float = 0.0) -> dict[Any, list[float]]:
     """Seconds of every single call of each (warm) case, in `runs` rounds of all cases in turn.
 
     A case calls again and again in its share budget / runs of a round, at least once, and sits out once it has had its budget.
-    by is `clock` if None.
+    by is `clock` if None. pause: seconds before each turn, with a call that is not counted after them, for libraries whose threads go on looking for work
+    when there is none, and would take the next one's cores.
     """
     by = by or clock
     seconds: dict[str, list[float]] = {key: [] for key in cases}
@@ -69,6 +70,9 @@ def rounds(cases: Mapping[Any, Call], budget: float, runs: int = 7, by: Callable
         for _ in range(runs):
             for key, case in cases.items():
                 share = min(budget / runs, budget - spent[key])
+                if pause and share > 0.0:
+                    time.sleep(pause)
+                    case()
                 while share > 0.0:
                     took = by(case)
                     seconds[key].append(took)

@@ -24,6 +24,7 @@ from .train_types import Case
 from .workloads import GROUPS, WORKLOADS, Workload
 
 Row = dict[str, Any]
+PAUSE = 0.3  # seconds, after which thread pools of every library sleep
 PACKAGES = ("jax", "jaxlib", "diffrax", "torch", "torchdiffeq", "torchode")
 QUICK_BUDGET, QUICK_WITHOUT = 0.2, "left out of a quick run: it compiles for half a minute each time"
 FLOORED, WEIGHED = ("moons", "mnist"), ("moons", "mnist")  # groups with a floor; with peak memory
@@ -141,7 +142,7 @@ def measure(workload: Workload, dtype: str, tolerance: float, threads: int, cont
             row |= more[op]
             calls[contender.key, op] = getattr(case, op)
     watch = timing.Watch()
-    timed = timing.rounds(calls, budget, by=timing.on_the_wall)
+    timed = timing.rounds(calls, budget, by=timing.on_the_wall, pause=PAUSE if threads > 1 else 0.0)
     others = watch.others()
     for key, seconds in timed.items():
         lower, middle, upper = np.percentile(seconds, (25, 50, 75)).tolist()

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import adaptode as ao
+from adaptode.adjoint import flow as flows
 from adaptode.errors import InputError, NonFiniteGradientError, SolveError
 
 METHODS = ("Tsit5", "Dopri5", "BS32", "DOP853")
@@ -35,19 +36,40 @@ def test_the_same_as_solve_and_discrete(method, batch, time, times, forwards, se
     np.testing.assert_allclose(y, run.y, rtol=0, atol=1e-12)
     bars = rng.normal(size=y.shape)
     expected = ao.adjoint.discrete(run, bars, ends=False)
-    y0_bar, theta_bar, calls = flow.vjp(tape, bars)
-    assert calls == expected.evaluations
-    np.testing.assert_allclose(y0_bar, expected.y0, rtol=0, atol=1e-10 * np.abs(expected.y0).max())
-    np.testing.assert_allclose(theta_bar, expected.theta, rtol=0, atol=1e-10 * np.abs(expected.theta).max())
+    again, kept = flow(theta, y0, keep=True)
+    np.testing.assert_allclose(again, y, rtol=0, atol=1e-14)
+    assert kept.nfev == tape.nfev and len(kept.memory) == flow.method.fsal
+    for each, most in ((tape, expected.evaluations), (kept, expected.evaluations - flow.method.fsal), (kept, expected.evaluations)):
+        y0_bar, theta_bar, calls = flow.vjp(each, bars)  # what was kept serves once
+        assert calls <= most and (calls == most or each is kept)
+        np.testing.assert_allclose(y0_bar, expected.y0, rtol=0, atol=1e-10 * np.abs(expected.y0).max())
+        np.testing.assert_allclose(theta_bar, expected.theta, rtol=0, atol=1e-10 * np.abs(expected.theta).max())
+    assert not kept.memory
 
 
 def test_many_attempts_are_all_kept():
     field = ao.MLP((2, 8, 2))
     theta, y0 = field.init(0, scale=4.0), np.ones((2, 2))
     run = ao.solve(field, theta, y0, (0.0, 30.0), rtol=1e-10, atol=1e-10)
-    y, tape = ao.Flow(field, (0.0, 30.0), rtol=1e-10, atol=1e-10)(theta, y0)
-    assert run.grid.size > 70 and tape.grid.size == run.grid.size
+    y, tape = ao.Flow(field, (0.0, 30.0), rtol=1e-10, atol=1e-10)(theta, y0, keep=True)
+    assert run.grid.size > 70 and tape.grid.size == run.grid.size and tape.memory
     np.testing.assert_allclose(tape.states.reshape(-1, 2, 2), run.states, rtol=0, atol=1e-8)
+
+
+def test_stages_are_kept_of_as_many_steps_as_are_worth_it(monkeypatch):
+    field, bars = ao.MLP((2, 8, 2)), np.ones((1, 3, 2))
+    theta, y0 = field.init(0, scale=4.0), np.ones((3, 2))
+    gradients = []
+    for most, kept in ((10**6, True), (20_000, False), (100, False)):
+        monkeypatch.setattr(flows, "_MOST", most)
+        flow = ao.Flow(field, (0.0, 5.0), rtol=1e-6, atol=1e-6)
+        for _ in range(2):
+            y, tape = flow(theta, y0, keep=True)
+            assert tape.grid.size > 10 and len(tape.memory) == kept
+            gradients.append(flow.vjp(tape, bars)[1])
+        assert len(flow._spare) == (most > 1000)
+    for gradient in gradients:
+        np.testing.assert_allclose(gradient, gradients[0], rtol=0, atol=1e-12 * np.abs(gradients[0]).max())
 
 
 @pytest.mark.parametrize("times", [None, [0.25, 0.5, 1.0]])
@@ -61,7 +83,8 @@ def test_a_compiled_objective_is_the_objective(times, dtype):
     params = plain.init(0)
     np.testing.assert_allclose(compiled.predict(params, X), plain.predict(params, X), rtol=1e-5 if dtype == "float32" else 1e-12)
     a, b = plain.value_and_grad(params, X, y, rng=rng), compiled.value_and_grad(params, X, y, rng=rng)
-    assert (a.nfe_forward, a.nfe_backward, list(a.parts)) == (b.nfe_forward, b.nfe_backward, list(b.parts)) and b.grad.dtype == a.grad.dtype
+    assert (a.nfe_forward, list(a.parts)) == (b.nfe_forward, list(b.parts)) and b.grad.dtype == a.grad.dtype
+    assert b.nfe_backward < a.nfe_backward  # stages are not computed again
     for name in ("loss", "grad", "error", "start"):
         np.testing.assert_allclose(getattr(b, name), getattr(a, name), rtol=1e-3 if dtype == "float32" else 1e-9, atol=1e-6 if dtype == "float32" else 1e-12)
     assert compiled.compiled() is compiled

@@ -28,7 +28,7 @@ from ..solution import Run
 from .checkpoints import check_parts
 from .ends import Ends
 from .gradient import Gradient, check_run, finite, outputs
-from .sweep import Cotangents, Grid, Scratch, Tile, enter, enter_all_tiles, new_scratch, tile_rows
+from .sweep import Cotangents, Grid, Scratch, Tile, enter, enter_all_tiles, new_scratch, nothing_kept, tile_rows
 
 
 class Walk:
@@ -66,7 +66,7 @@ class Walk:
         run, final, scratch, bars = self.run, self.run.grid.size - 1, self.scratch, self.cotangents
         lo, hi = np.searchsorted(bars.step, (a, b))
         part = Cotangents(bars.step[lo:hi] - a, bars.fraction[lo:hi], bars.output[lo:hi], bars.error[a:b], bars.stiffness[a:b])
-        grid, tolerances, first, last = Grid(run.grid[a : b + 1], states, stages), (run.atol, run.rtol), a == 0, b == final
+        grid, tolerances, first, last = Grid(run.grid[a : b + 1], states, stages, nothing_kept(states.dtype)), (run.atol, run.rtol), a == 0, b == final
         self.at = a
         if self.whole:
             self.calls += enter_all_tiles(self.bound, self.tab, grid, *tolerances, part, self.batch, self.rows, self.y0, self.theta)

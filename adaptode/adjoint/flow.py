@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._jit import direct, kernel, part
+from .._jit import direct, kernel, part, specialize
 from ..checked import check_saveat, check_span, check_tolerances
 from ..control import Controller, get_controller
 from ..errors import InputError, NonFiniteGradientError
 from ..fields.mlp import MLP
-from ..fields.mlp_kernels import kept_size, mlp_packed
+from ..fields.mlp_kernels import kept_size, mlp_linearize, mlp_packed
 from ..fields.protocol import Array
-from ..loop import KEPT, NFEV, ROWS, SAVED, STATUS, Span, State, Store, T, advance_mlp, begin_mlp, stage_rows
+from ..loop import KEPT, NFEV, ROWS, SAVED, STATUS, Span, State, Store, T, advance, advance_mlp, begin_mlp, stage_rows
 from ..solution import RUNNING, SUCCESS
 from ..solver import solve
 from ..tableau import Tableau, get_tableau
@@ -22,10 +22,14 @@ from .discrete import discrete
 from .sweep import Cotangents, Grid, mlp_tiles, tile_rows
 
 _ROWS = 32  # attempts of a chunk
+_STEPS, _MOST = 1024, 3 * 2**23  # steps and bytes at most whose stages are kept: from beyond the last cache it would be quicker to compute them again
 
 
 class Tape(NamedTuple):
-    """What a gradient needs of a solve: its arguments, the accepted times (m + 1,) and the states (m + 1, N) there; evaluations, and the largest error."""
+    """What a gradient needs of a solve: its arguments, the accepted times (m + 1,) and the states (m + 1, N) there; evaluations, and the largest error.
+
+    memory: what was kept of the stages, until the first gradient
+    """
 
     theta: Array
     y0: Array
@@ -33,6 +37,7 @@ class Tape(NamedTuple):
     states: Array
     nfev: int
     error: float
+    memory: list[tuple[Array, Array]]
 
 
 class Flow:
@@ -88,23 +93,33 @@ class Flow:
         numbers = (t0, limit, self.method.error_order, stage_rows(self.method), self.method.estimates)
         self._fixed = (field.meta, self.method.coefficients(self.dtype), rule, span, *tolerances, numbers)
         self._forward = self._back = None  # the compiled code, once it was called
+        self._nothing = np.empty((0, 0, 0), self.dtype), np.empty((0, 0, 0), self.dtype)
         many = 2**20
+        stages = self.method.stages + self.method.extra_stages
+        self._sample = self.dtype.itemsize * (stages * kept_size(field.meta, 1) + self.method.stages * field.n)  # kept of a step
+        self._spare: list[tuple[Array, Array]] = []
         self._tile = tile_rows(self.method, "mlp", kept_size(field.meta, many), many, many * field.n, self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_forward": None, "_back": None}
+        return vars(self) | {"_forward": None, "_back": None, "_spare": []}
 
-    def __call__(self, theta: Array, y0: Array) -> tuple[Array, Tape]:
-        """The states (k, B, n) at the times, and what `vjp` needs; theta (P,), y0 (B, n)."""
+    def __call__(self, theta: Array, y0: Array, keep: bool = False) -> tuple[Array, Tape]:
+        """The states (k, B, n) at the times, and what `vjp` needs; theta (P,), y0 (B, n).
+
+        keep: for a gradient that follows at once, which then need not compute stages again; the memory, up to 24 MB, is this Flow's, from one to the next
+        """
         theta, y0 = np.ascontiguousarray(theta, self.dtype), np.ascontiguousarray(y0, self.dtype)
         if not (theta.shape == (self.field.n_params,) and y0.ndim == 2 and y0.shape[1] == self.field.n and y0.shape[0] > 0):
             self._again(theta, y0)
-        status, nfev, error, y, grid, states = (self._forward or _flow)(theta, y0, *self._fixed)
+        memory = self._memory(len(y0)) if keep and self.method.fsal else self._nothing
+        status, nfev, error, y, grid, states, kept = (self._forward or _flow)(theta, y0, *self._fixed, *memory)
         if status != SUCCESS:
             self._again(theta, y0)
         if self._forward is None:
-            self._forward = direct(_flow, theta, y0, *self._fixed)
-        return y, Tape(theta, y0, grid, states, nfev, error)
+            self._forward = direct(_flow, theta, y0, *self._fixed, *memory)
+        if not kept:
+            self._take_back(memory)
+        return y, Tape(theta, y0, grid, states, nfev, error, [memory] if kept else [])
 
     def vjp(self, tape: Tape, y_bar: Array) -> tuple[Array, Array, int]:
         """ȳ₀ (B, n) and θ̄ (P,) of cotangents (k, B, n) of the states, and the evaluations and pullbacks made."""
@@ -112,15 +127,35 @@ class Flow:
         if y_bar.shape != (self.times.size, *tape.y0.shape):
             raise InputError(f"y_bar must have the shape of the states, {(self.times.size, *tape.y0.shape)}; got {y_bar.shape}")
         meta, tab, _, span, atol, rtol, _ = self._fixed
-        rows = min(self._tile, len(tape.y0))
-        arguments = tape.theta, y_bar, meta, tab, span, atol, rtol, rows, tape.grid, tape.states
+        memory = tape.memory.pop() if tape.memory else self._nothing
+        rows = len(tape.y0) if len(memory[0]) else min(self._tile, len(tape.y0))
+        arguments = tape.theta, y_bar, meta, tab, span, atol, rtol, rows, tape.grid, tape.states, *memory
         y0_bar, theta_bar, calls, finite = (self._back or _flow_vjp)(*arguments)
         if self._back is None:
             self._back = direct(_flow_vjp, *arguments)
+        self._take_back(memory)
         if not finite:
             discrete(self._again(tape.theta, tape.y0), y_bar)
             raise NonFiniteGradientError("the gradient is NaN or infinite")  # and `discrete` found none
         return y0_bar, theta_bar, calls
+
+    def _memory(self, batch: int) -> tuple[Array, Array]:
+        """Stages (slots, s, N) and what is kept of them (slots, S, R), for as many steps as are worth it."""
+        slots, method = min(_STEPS, _MOST // (self._sample * batch)), self.method
+        if slots < 2:
+            return self._nothing
+        try:
+            memory = self._spare.pop()  # at once, for threads may share a Flow
+        except IndexError:
+            memory = self._nothing
+        if memory[0].shape[2] != batch * self.field.n:
+            shapes = (method.stages, batch * self.field.n), (method.stages + method.extra_stages, kept_size(self.field.meta, batch))
+            memory = np.empty((slots, *shapes[0]), self.dtype), np.empty((slots, *shapes[1]), self.dtype)
+        return memory
+
+    def _take_back(self, memory: tuple[Array, Array]) -> None:
+        if len(memory[0]) and not self._spare:
+            self._spare.append(memory)
 
     def _again(self, theta: Array, y0: Array) -> Any:
         """The run by `solve`, which says what is wrong."""
@@ -128,8 +163,18 @@ class Flow:
 
 
 @kernel
-def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers):
-    """(status, evaluations, largest accepted error, outputs (k, B, n), accepted times (m + 1,), states there (m + 1, N))."""
+def _kept_row(t, Y, r, packs, K, i):
+    """In the place of `step.value`: keeps what the stage's transpose needs."""
+    pack, kept = packs
+    mlp_linearize(t, Y[r], pack, K[i], kept[i])
+
+
+_advance_keeping = specialize(advance, compiled=True, value=_kept_row)
+
+
+@kernel
+def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, kept):
+    """(status, evaluations, largest accepted error, outputs (k, B, n), accepted times (m + 1,), states there (m + 1, N), whether all stages are kept)."""
     t0, limit, order, rows, estimates = numbers
     batch, n = y0.shape
     size, dtype, stages = y0.size, y0.dtype, tab.c.size
@@ -166,25 +211,33 @@ def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers):
         np.empty((0, 0, size), dtype),
         flat,
     )
+    s, keeping = tab.b.size, stages_kept.shape[0] > 0
     while count[STATUS] == RUNNING:
-        advance_mlp(pack, tab, rule, span, atol, rtol, state, store, _ROWS)
-        kept = count[KEPT]
-        if steps + kept + 1 > grid.size:
-            longer, more = np.empty(2 * grid.size + kept), np.empty((2 * grid.size + kept, size), dtype)
+        keeping = keeping and steps < stages_kept.shape[0]
+        if keeping:  # one attempt, whose stages are another's if it is rejected
+            own = stages_kept[steps]
+            own[0] = state.K[0]
+            _advance_keeping((pack, kept[steps]), tab, rule, span, atol, rtol, state, store, 1)
+            own[1:] = state.K[1:s]
+        else:
+            advance_mlp(pack, tab, rule, span, atol, rtol, state, store, _ROWS)
+        made = count[KEPT]
+        if steps + made + 1 > grid.size:
+            longer, more = np.empty(2 * grid.size + made), np.empty((2 * grid.size + made, size), dtype)
             longer[:steps], more[:steps] = grid[:steps], states[:steps]
             grid, states = longer, more
-        states[steps : steps + kept] = store.states[:kept]
+        states[steps : steps + made] = store.states[:made]
         for row in range(count[ROWS]):
             if store.accepted[row]:
                 grid[steps] = store.t[row]
                 steps += 1
                 worst = max(worst, store.error[row])
     grid[steps], states[steps] = state.clock[T], state.y
-    return count[STATUS], count[NFEV], worst, out, grid[: steps + 1], states[: steps + 1]
+    return count[STATUS], count[NFEV], worst, out, grid[: steps + 1], states[: steps + 1], keeping
 
 
 @kernel
-def _flow_vjp(theta, bars, meta, tab, span, atol, rtol, rows, grid, states):
+def _flow_vjp(theta, bars, meta, tab, span, atol, rtol, rows, grid, states, stages_kept, kept):
     """`rows` samples at a time: (ȳ₀ (B, n), θ̄ (P,), evaluations and pullbacks, whether both cotangents are finite)."""
     batch, n = bars.shape[1], bars.shape[2]
     size, steps, dtype = batch * n, grid.size - 1, bars.dtype
@@ -199,8 +252,10 @@ def _flow_vjp(theta, bars, meta, tab, span, atol, rtol, rows, grid, states):
     cotangents = Cotangents(step, fraction, part(bars, 0, (times.size, size)), np.zeros(steps), np.zeros(steps))
     y_bar, theta_bar = np.zeros((batch, n), dtype), np.zeros(theta.size, dtype)
     all_samples, shared, own = np.array([0, batch]), theta_bar.reshape(1, theta.size), np.empty(0, dtype)
-    none, kept = np.empty((0, tab.b.size, size), dtype), kept_size(meta, batch)
-    calls = mlp_tiles(pack, tab, Grid(grid, states, none), atol, rtol, cotangents, kept, batch, rows, all_samples, range(1), y_bar.reshape(size), shared, own)
+    known = steps if stages_kept.shape[0] > 0 else 0
+    accepted = Grid(grid, states, stages_kept[:known], kept[:known])
+    sizes = kept_size(meta, batch), batch, rows
+    calls = mlp_tiles(pack, tab, accepted, atol, rtol, cotangents, *sizes, all_samples, range(1), y_bar.reshape(size), shared, own)
     bad = 0.0
     for e in range(theta_bar.size):
         bad += theta_bar[e] - theta_bar[e]

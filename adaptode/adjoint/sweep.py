@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._jit import borrow, dual, specialize
-from ..combine import add, combine_vjp, is_zero
+from ..combine import add, combine, combine_vjp, is_zero
 from ..dense import dense_weights
 from ..fields.hidden import hidden_linearize, hidden_pullback, hidden_rows
 from ..fields.mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows
@@ -30,11 +30,20 @@ _NUMBERS = 2**22  # in the cotangents of all groups, at most
 
 
 class Grid(NamedTuple):
-    """The accepted steps: times (m + 1,), states (m + 1, N), stages (m, s, N), or none of these (0, s, N)."""
+    """The accepted steps: times (m + 1,), states (m + 1, N), stages (m, s, N), or none of these (0, s, N).
+
+    kept: what the field keeps of their stages but the very first, (m, S, R), with all stages given; or nothing (0, 0, 0)
+    """
 
     t: Array
     states: Array
     stages: Array
+    kept: Array
+
+
+def nothing_kept(dtype: Any) -> Array:
+    """`Grid.kept` where all is computed again."""
+    return np.empty((0, 0, 0), dtype)
 
 
 class Cotangents(NamedTuple):
@@ -81,10 +90,14 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, f
         err_bar[:] = 0.0
         Y_pair_bar[:] = 0.0
         final = last and n == steps - 1
+        known = grid.kept.shape[0] > 0
+        if known:
+            kept = grid.kept[n]
         if tab.fsal and not final:  # the next step's first stage is this step's last
             K_bar[s - 1] = K_bar[0]
-            K[s - 1] = K[0]
-            kept[s - 1] = kept[0]
+            if not known:
+                K[s - 1] = K[0]
+                kept[s - 1] = kept[0]
         else:
             K_bar[s - 1] = 0.0
         K_bar[: s - 1] = 0.0
@@ -112,7 +125,13 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, f
                 stop = s - 1
         if grid.stages.shape[0] > 0:
             K[:s] = grid.stages[n]
-        calls += linearized_stages(theta, tab, t, h, y0, 0, stop, Y, K, kept, grid.stages.shape[0] > 0)
+        if known:
+            if first and n == 0:
+                calls += linearized_stages(theta, tab, t, h, y0, 0, 1, Y, K, kept, True)
+            for i in range(1, stop):
+                combine(y0, h, tab.A, i, K, i, Y, i)
+        else:
+            calls += linearized_stages(theta, tab, t, h, y0, 0, stop, Y, K, kept, grid.stages.shape[0] > 0)
         calls += linearized_stages(theta, tab, t, h, y0, s, stages, Y, K, kept, False)
 
         if opened:
@@ -128,7 +147,7 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, f
     return calls
 
 
-_sweep_mlp = specialize(sweep, compiled=True, linearize=mlp_linearize, pullback=mlp_pullback)
+sweep_mlp = specialize(sweep, compiled=True, linearize=mlp_linearize, pullback=mlp_pullback)
 _sweep_hidden = specialize(sweep, compiled=True, linearize=hidden_linearize, pullback=hidden_pullback, estimates_vjp=hidden_estimates_vjp)
 _sweep_socket = specialize(sweep, compiled=True, linearize=socket_linearize, pullback=socket_pullback)
 _sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pullback=bound_pullback)
@@ -137,7 +156,7 @@ _sweep_python = specialize(sweep, compiled=False, linearize=bound_linearize, pul
 def enter(bound: Bound, *arguments: Any) -> int:
     """`sweep` by the copy that serves the field."""
     if bound.kind == "mlp":
-        return _sweep_mlp(bound.pack, *arguments)
+        return sweep_mlp(bound.pack, *arguments)
     if bound.kind == "hidden":
         return _sweep_hidden(bound.pack, *arguments)
     if bound.kind == "python":
@@ -183,7 +202,7 @@ class Tile:
         which = self.numbers
         states, stages = (np.ascontiguousarray(x[..., which]) for x in (grid.states, grid.stages))
         bars = bars._replace(output=np.ascontiguousarray(bars.output[:, which]))
-        return enter(self.bound, tab, Grid(grid.t, states, stages), *tolerances, bars, self.scratch, y_bar[which], self.theta, first, last)
+        return enter(self.bound, tab, Grid(grid.t, states, stages, grid.kept), *tolerances, bars, self.scratch, y_bar[which], self.theta, first, last)
 
     def join(self, theta_bar: Array) -> None:
         """Its cotangents of parameters, added."""
@@ -221,7 +240,8 @@ def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, cuts,
             states = states_room[: steps * size].reshape(steps, size)
             states[:] = grid.states[:, a:b]
             stages = stages_room[: grid.stages.shape[0] * kinds * size].reshape(grid.stages.shape[0], kinds, size)
-            stages[:] = grid.stages[:, :, a:b]
+            if stages.shape[0] > 0:
+                stages[:] = grid.stages[:, :, a:b]
             bars = Cotangents(step, fraction, output[:, a:b].copy(), error, stiffness)
             S, pair = total * size, (3 * total + 2) * size
             scratch = Scratch(
@@ -236,13 +256,13 @@ def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, cuts,
                 room[pair + 3 * size : pair + 4 * size],
             )
             bar = np.zeros(shared + one * (hi - lo), dtype)
-            calls = max(calls, home(own, tab, Grid(grid.t, states, stages), atol, rtol, bars, scratch, y_bar[a:b], bar, True, True))
+            calls = max(calls, home(own, tab, Grid(grid.t, states, stages, grid.kept), atol, rtol, bars, scratch, y_bar[a:b], bar, True, True))
             add(bar[:shared], shared_bars[k])
             add(bar[shared:], own_bar[one * lo : one * hi])
     return calls
 
 
-mlp_tiles = specialize(all_tiles, compiled=True, home=_sweep_mlp, rows_of=mlp_rows)
+mlp_tiles = specialize(all_tiles, compiled=True, home=sweep_mlp, rows_of=mlp_rows)
 _ALL_TILES = {
     "mlp": mlp_tiles,
     "hidden": specialize(all_tiles, compiled=True, home=_sweep_hidden, rows_of=hidden_rows),

@@ -35,7 +35,7 @@ class CompiledObjective(Objective):
 
     def value_and_grad(self, params: ArrayLike, X: ArrayLike, y: ArrayLike, *, rng: Any = None, step: int = 0) -> Evaluation:
         theta, phi = self.split(params)
-        states, tape = self.flow(theta, X)  # type: ignore[arg-type]
+        states, tape = self.flow(theta, X, keep=True)  # type: ignore[arg-type]
         output, transpose = self._output(phi, states)
         loss, output_bar = self._loss(output, y)
         bars, phi_bar = transpose(output_bar)
