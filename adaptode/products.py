@@ -12,7 +12,7 @@ from numba.core import types
 
 from ._jit import JIT_DISABLED, borrow, inline, kernel
 
-_ROWS = 64
+BLOCK_ROWS = 64
 _MOST = 1_000_000  # multiplications of a block
 _NARROW = 32  # columns below which a block had better have fewer rows
 
@@ -36,15 +36,24 @@ def _gemm(of_a, rows, columns, inner, a, lda, b, ldb, add, c, ldc):
         _xxgemm(_SINGLE, _AS_IT_LIES, of_a, columns, rows, inner, one32, b.ctypes, ldb, a.ctypes, lda, old32, c.ctypes, ldc)
 
 
+def cuts(rows: int, parts: int) -> list[int]:
+    """Where `rows` may be divided into at most rows // BLOCK_ROWS parts, so that each row is multiplied in the block in which it is where there is one part.
+
+    Its bits may depend on that.
+    """
+    blocks = rows // BLOCK_ROWS
+    return [*(BLOCK_ROWS * (blocks * k // parts) for k in range(parts)), rows]
+
+
 @inline
 def _block(rows, inner, columns):
     """(rows, columns) of the blocks of a product."""
-    r = max(1, min(rows, _ROWS))
+    r = max(1, min(rows, BLOCK_ROWS))
     c = _MOST // max(1, r * inner)
     if c >= columns:
         return r, max(1, columns)
     if c < _NARROW:
-        r = min(r, _ROWS // 2)
+        r = min(r, BLOCK_ROWS // 2)
         c = _MOST // (r * inner)
     return r, max(16, c // 16 * 16)
 

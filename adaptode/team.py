@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .fields.hidden import LIFT_ROWS, MEETINGS, hidden_rows, lift_size, shared_lift
+from .fields.hidden import MEETINGS, hidden_rows, lift_size, shared_lift
 from .fields.protocol import Array, Bound
 from .loop import KEPT, ROWS, SAVED, State, Store, advance_hidden
+from .products import BLOCK_ROWS, cuts
 from .room import Room
 from .tableau import Tableau
 from .threads import how_many, together
@@ -26,12 +27,10 @@ class Team:
 
     def __init__(self, bound: Bound, state: State, parties: int) -> None:
         lift = bound.pack[2]
-        tiles = -(-len(lift.base) // LIFT_ROWS)
-        cuts = [min(len(lift.base), LIFT_ROWS * (tiles * k // parties)) for k in range(parties + 1)]
         self.counter = lift.counter
         rooms = sum(a.size for a in state[:5]) + parties * lift_size(0, *lift.weights.shape[::-1]) + 2 * (lift.base.size + state.y.size)
         room = Room(rooms, state.y.dtype)
-        self.parts = [_Part(bound.pack, lo, hi, state, parties, room) for lo, hi in pairwise(cuts)]
+        self.parts = [_Part(bound.pack, lo, hi, state, parties, room) for lo, hi in pairwise(cuts(len(lift.base), parties))]
 
     def enter(self, tab: Any, rule: Any, span: Any, atol: Array, rtol: Array, state: State, store: Store, budget: int) -> None:
         """At most `budget` attempts."""
@@ -93,5 +92,5 @@ def team_of(bound: Bound, state: State, method: Tableau) -> Team | None:
     inner, _, lift = bound.pack
     batch = len(lift.base)
     attempt = 2 * batch * lift.weights.size + (method.stages - 1) * batch * inner[0].size
-    parties = how_many(attempt, batch // (2 * LIFT_ROWS))
+    parties = how_many(attempt, batch // BLOCK_ROWS)
     return Team(bound, state, parties) if parties > 1 else None

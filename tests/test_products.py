@@ -1,11 +1,13 @@
 """Products in blocks: against NumPy, at every edge of a block."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptode.products import add_outer, product
+from adaptode.products import BLOCK_ROWS, add_outer, cuts, product
 
 sizes = st.integers(0, 90)
 
@@ -49,3 +51,23 @@ def test_an_empty_sum_is_zero():
     c = np.full((3, 5), np.nan)
     product(np.ones((3, 0)), np.ones((0, 5)), c)
     assert not c.any()
+
+
+@given(rows=st.integers(0, 700), parts=st.integers(1, 9))
+def test_cuts(rows, parts):
+    parts = max(1, min(parts, rows // BLOCK_ROWS))
+    found = cuts(rows, parts)
+    assert found[0] == 0 and found[-1] == rows and len(found) == parts + 1 and all(cut % BLOCK_ROWS == 0 for cut in found[:-1])
+    assert parts == 1 or min(np.diff(found)) >= BLOCK_ROWS
+
+
+@pytest.mark.parametrize("inner, columns", [(7, 5), (784, 100), (2000, 40)])
+def test_a_product_in_parts_has_the_same_bits(inner, columns):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(231, inner)), rng.normal(size=(inner, columns))
+    c, parts = np.empty((231, columns)), np.empty((231, columns))
+    product(a, b, c)
+    edges = cuts(231, 3)
+    for lo, hi in pairwise(edges):
+        product(a[lo:hi], b, parts[lo:hi])
+    assert np.array_equal(c, parts)

@@ -29,7 +29,7 @@ import numpy as np
 
 from .._jit import inline, kernel
 from ..activations import IDENTITY
-from ..products import add_outer, product
+from ..products import BLOCK_ROWS, add_outer, cuts, product
 from ..room import Room
 from ..threads import how_many, together
 from . import mlp_kernels as kernels
@@ -38,7 +38,7 @@ from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows, mlp_time_pullbac
 from .protocol import Array, Bound
 
 _HALVED = 20_000_000  # multiplications from which a sum of products is made in two halves, which two threads can share
-LIFT_ROWS = 32  # lifted at a time; a multiple of four, as the running sums of a norm ask
+LIFT_ROWS = BLOCK_ROWS // 2  # lifted at a time; a multiple of four, as the running sums of a norm ask
 
 
 class Lift(NamedTuple):
@@ -163,9 +163,8 @@ def hidden_time_pullback(pack, kept, w):
 def _times(a: Array, b: Array) -> Array:
     """a b of two matrices."""
     a, out = np.ascontiguousarray(a), np.empty((a.shape[0], b.shape[1]), b.dtype)
-    parties = how_many(a.size * b.shape[1], max(1, len(a) // 64))
-    cuts = [len(a) * k // parties for k in range(parties + 1)]
-    together([partial(product, a[lo:hi], b, out[lo:hi]) for lo, hi in pairwise(cuts)])
+    parties = how_many(a.size * b.shape[1], len(a) // BLOCK_ROWS)
+    together([partial(product, a[lo:hi], b, out[lo:hi]) for lo, hi in pairwise(cuts(len(a), parties))])
     return out
 
 
