@@ -3,7 +3,7 @@
 With α the state that is stepped and y = y₀ + α Ŵ (`fields.hidden`), after the stages:
 
 (1)  y₁ = y₀ + α₁ Ŵ,   err = err_α Ŵ,   q of `step.scaled_error`: two products with Ŵ an attempt, three where the estimate is made of two
-(2)  S = ‖(K_j − K_i) Ŵ‖ / (‖(Y_j − Y_i) Ŵ‖ C),   ‖D Ŵ‖ = ‖D Rᵀ‖ with Ŵᵀ = Q R
+(2)  S = ‖(K_j − K_i) Ŵ‖ / (‖(Y_j − Y_i) Ŵ‖ C),   ‖D Ŵ‖ = ‖D L‖ with Ŵ = L Q
 
 and in the transpose, with x̄ the cotangent of any x = x_α Ŵ of these, and of y₀ + α Ŵ:
 

@@ -1,20 +1,27 @@
 """Products of matrices that lie row by row, made in blocks that BLAS multiplies without packing them.
 
 OpenBLAS has kernels for small matrices (with AVX-512, up to a million multiplications) that read them as they lie, at one and a half times the speed at which
-it packs and multiplies larger ones; where it has none, blocks cost a few hundredths. Numba reaches SciPy's BLAS by the symbol under its own `np.dot`, which
-sees whole matrices alone and cannot add to what is there.
+it packs and multiplies larger ones. Where it has none blocks cost a few hundredths, and are so small that it does not call its own threads, which do not help
+with little work and go on looking for more for hundredths of a second, on cores that `threads` would have. Numba reaches SciPy's BLAS by the symbol under its
+own `np.dot`, which sees whole matrices alone and cannot add to what is there.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 from numba.core import types
 
 from ._jit import JIT_DISABLED, borrow, inline, kernel
+from .threads import how_many, together
 
 BLOCK_ROWS = 64
-_MOST = 1_000_000  # multiplications of a block
+_MOST = 1_000_000 if get_host_cpu_features().get("avx512f") else 2**18  # multiplications of a block
 _NARROW = 32  # columns below which a block had better have fewer rows
+_FEW = 256  # multiplications that take less time than a call of BLAS
 
 _DOUBLE, _SINGLE, _AS_IT_LIES, _TRANSPOSED = map(ord, "dsnt")
 _DOUBLES, _SINGLES = np.array([0.0, 1.0]), np.array([0.0, 1.0], np.float32)  # what BLAS multiplies the old and the new by
@@ -47,15 +54,39 @@ def cuts(rows: int, parts: int) -> list[int]:
 
 @inline
 def _block(rows, inner, columns):
-    """(rows, columns) of the blocks of a product."""
+    """(rows, inner, columns) of the blocks of a product."""
     r = max(1, min(rows, BLOCK_ROWS))
-    c = _MOST // max(1, r * inner)
-    if c >= columns:
-        return r, max(1, columns)
-    if c < _NARROW:
+    each = r * max(1, inner)
+    if each * columns > _MOST and _MOST // each < _NARROW:
         r = min(r, BLOCK_ROWS // 2)
-        c = _MOST // (r * inner)
-    return r, max(16, c // 16 * 16)
+        each = r * inner
+    if each * columns <= _MOST:
+        return r, max(1, inner), max(1, columns)
+    c = min(columns, max(16, _MOST // each // 16 * 16))
+    return r, min(inner, max(1, _MOST // (r * c))), c
+
+
+@inline
+def _few(a, b, c):
+    """c = a b of one row."""
+    inner, m = b.shape
+    if m < 8:
+        whole = inner - inner % 4
+        for j in range(m):
+            s0 = s1 = s2 = s3 = a.dtype.type(0.0)
+            for k in range(0, whole, 4):
+                s0 += a[k] * b[k, j]
+                s1 += a[k + 1] * b[k + 1, j]
+                s2 += a[k + 2] * b[k + 2, j]
+                s3 += a[k + 3] * b[k + 3, j]
+            for k in range(whole, inner):
+                s0 += a[k] * b[k, j]
+            c[j] = (s0 + s1) + (s2 + s3)
+        return
+    c[:] = 0.0
+    for k in range(inner):
+        for j in range(m):
+            c[j] += a[k] * b[k, j]
 
 
 @kernel
@@ -63,13 +94,18 @@ def product(a, b, c):
     """c = a b: a (B, k), b (k, m), c (B, m), all by rows and of one dtype."""
     a, b, c = borrow(a), borrow(b), borrow(c)
     inner, m = b.shape
-    rows, columns = _block(a.shape[0], inner, m)
-    if rows == a.shape[0] and columns == m:
+    if a.shape[0] == 1 and inner * m <= _FEW:
+        _few(a[0], b, c[0])
+        return
+    rows, depth, columns = _block(a.shape[0], inner, m)
+    if rows == a.shape[0] and depth >= inner and columns == m:
         _gemm(_AS_IT_LIES, rows, m, inner, a, inner, b, m, 0, c, m)
         return
     for i in range(0, a.shape[0], rows):
+        r = min(rows, a.shape[0] - i)
         for j in range(0, m, columns):
-            _gemm(_AS_IT_LIES, min(rows, a.shape[0] - i), min(columns, m - j), inner, a[i:], inner, b[:, j:], m, 0, c[i:, j:], m)
+            for k in range(0, max(1, inner), depth):
+                _gemm(_AS_IT_LIES, r, min(columns, m - j), min(depth, inner - k), a[i:, k:], inner, b[k:, j:], m, min(k, 1), c[i:, j:], m)
 
 
 @kernel
@@ -77,13 +113,20 @@ def add_outer(a, b, c):
     """c += aᵀ b: a (B, k), b (B, m), c (k, m), all by rows and of one dtype."""
     a, b, c = borrow(a), borrow(b), borrow(c)
     k, m = c.shape
-    inner, columns = _block(a.shape[0], k, m)
-    if inner == a.shape[0] and columns == m:
+    if a.shape[0] == 1 and k * m <= _FEW:
+        for i in range(k):
+            for j in range(m):
+                c[i, j] += a[0, i] * b[0, j]
+        return
+    inner, rows, columns = _block(a.shape[0], k, m)
+    if inner == a.shape[0] and rows == k and columns == m:
         _gemm(_TRANSPOSED, k, m, inner, a, k, b, m, 1, c, m)
         return
     for i in range(0, a.shape[0], inner):
+        depth = min(inner, a.shape[0] - i)
         for j in range(0, m, columns):
-            _gemm(_TRANSPOSED, k, min(columns, m - j), min(inner, a.shape[0] - i), a[i:], k, b[i:, j:], m, 1, c[:, j:], m)
+            for l in range(0, k, rows):
+                _gemm(_TRANSPOSED, min(rows, k - l), min(columns, m - j), depth, a[i:, l:], k, b[i:, j:], m, 1, c[l:, j:], m)
 
 
 if JIT_DISABLED:
@@ -93,3 +136,32 @@ if JIT_DISABLED:
 
     def add_outer(a, b, c):  # noqa: F811
         c += a.T @ b
+
+
+_HALVED = 20_000_000  # multiplications from which a sum of products is made in two halves, which two threads can share
+
+
+def matrix_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a b of two matrices of one dtype, by several threads where there is enough to do."""
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    out = np.empty((a.shape[0], b.shape[1]), b.dtype)
+    parties = how_many(a.size * b.shape[1], len(a) // BLOCK_ROWS)
+    together([partial(product, a[lo:hi], b, out[lo:hi]) for lo, hi in pairwise(cuts(len(a), parties))])
+    return out
+
+
+def add_matrix_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """out += aᵀ b, as in `matrix_product`; out in one piece."""
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    work = a.size * b.shape[1]
+    if work < _HALVED:
+        add_outer(a, b, out)
+        return
+    middle, other = len(a) // 2, np.zeros_like(out)
+    halves = [partial(add_outer, a[:middle], b[:middle], out), partial(add_outer, a[middle:], b[middle:], other)]
+    if how_many(work, 2) == 2:
+        together(halves)
+    else:
+        for half in halves:
+            half()
+    out += other

@@ -21,28 +21,25 @@ Their cotangents lie as they do, and after them those of Ŵ and of y₀ that the
 from __future__ import annotations
 
 import copy
-from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._jit import inline, kernel
 from ..activations import IDENTITY
-from ..products import BLOCK_ROWS, add_outer, cuts, product
+from ..householder import triangle
+from ..products import BLOCK_ROWS, add_matrix_product, matrix_product, product
 from ..room import Room
-from ..threads import how_many, together
 from . import mlp_kernels as kernels
 from .mlp import MLP, mlp_pack
 from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows, mlp_time_pullback, mlp_value
 from .protocol import Array, Bound
 
-_HALVED = 20_000_000  # multiplications from which a sum of products is made in two halves, which two threads can share
 LIFT_ROWS = BLOCK_ROWS // 2  # lifted at a time; a multiple of four, as the running sums of a norm ask
 
 
 class Lift(NamedTuple):
-    """Equation (1) for compiled code: base y₀ (B, n), weights Ŵ (m, n), factor Rᵀ (m, min(m, n)) of Ŵᵀ = Q R; and room for what `adaptode.lifted` works on.
+    """Equation (1) for compiled code: base y₀ (B, n), weights Ŵ (m, n), factor L (m, min(m, n)) of Ŵ = L Q; and room for what `adaptode.lifted` works on.
 
     at (2, B m)      α of the two states lifted last       states (2, B n)   they themselves; `newest` (1,) is the number of the newer
     err, pair        LIFT_ROWS rows of a lifted error vector, and of a difference of two stages
@@ -160,30 +157,6 @@ def hidden_time_pullback(pack, kept, w):
     return of_time + mlp_time_pullback(inner, kept, x)
 
 
-def _times(a: Array, b: Array) -> Array:
-    """a b of two matrices."""
-    a, out = np.ascontiguousarray(a), np.empty((a.shape[0], b.shape[1]), b.dtype)
-    parties = how_many(a.size * b.shape[1], len(a) // BLOCK_ROWS)
-    together([partial(product, a[lo:hi], b, out[lo:hi]) for lo, hi in pairwise(cuts(len(a), parties))])
-    return out
-
-
-def _add_outer(a: Array, b: Array, out: Array) -> None:
-    """out += aᵀ b."""
-    work = a.size * b.shape[1]
-    if work < _HALVED:
-        add_outer(a, b, out)
-        return
-    middle, other = len(a) // 2, np.zeros_like(out)
-    halves = [partial(add_outer, a[:middle], b[:middle], out), partial(add_outer, a[middle:], b[middle:], other)]
-    if how_many(work, 2) == 2:
-        together(halves)
-    else:
-        for half in halves:
-            half()
-    out += other
-
-
 @kernel
 def hidden_rows(pack, lo, hi):
     """As `mlp_rows`, for the small system."""
@@ -205,18 +178,18 @@ class HiddenCoordinates:
         self._last = field.n_params - hidden_size(field) * n
         self.W1, self.weights = theta[: self._second].reshape(n, -1), theta[self._last :].reshape(-1, n)
         self.shape = batch, len(self.weights)
-        self._inner = np.concatenate([_times(self.weights, self.W1).ravel(), theta[self._second : self._last]])
+        self._inner = np.concatenate([matrix_product(self.weights, self.W1).ravel(), theta[self._second : self._last]])
         code, time = (int(field.meta[i]) for i in (kernels.HIDDEN, kernels.TIME))
         meta = np.array([len(field.sizes) - 2, time, IDENTITY, code, code, self.shape[1], *field.sizes[1:-1]])
-        self._meta, self._shift = meta, _times(self.base, self.W1).ravel()
-        self._factor = np.linalg.qr(self.weights.T, mode="r").T.copy()
+        self._meta, self._shift = meta, matrix_product(self.base, self.W1).ravel()
+        self._factor = triangle(self.weights)
         self.n_params = self._inner.size + batch * field.sizes[1] + self.weights.size + base.size
 
     def at(self, base: Array) -> HiddenCoordinates:
         """Those of the same parameters that begin at other states (B, n)."""
         other = copy.copy(self)
         other.base = np.ascontiguousarray(base)
-        other._shift = _times(other.base, other.W1).ravel()
+        other._shift = matrix_product(other.base, other.W1).ravel()
         return other
 
     @property
@@ -234,7 +207,7 @@ class HiddenCoordinates:
 
     def direction(self, alpha: Array) -> Array:
         """α Ŵ: what a stage, a slope or an error of the small system is in y, (…, B, n)."""
-        rows = _times(alpha.reshape(-1, self.shape[1]), self.weights)
+        rows = matrix_product(alpha.reshape(-1, self.shape[1]), self.weights)
         return rows.reshape(*alpha.shape[:-1], *self.base.shape)
 
     def state(self, alpha: Array) -> Array:
@@ -245,7 +218,7 @@ class HiddenCoordinates:
 
     def pull_output(self, y_bar: Array) -> Array:
         """Equation (3): ᾱ (…, B m) of cotangents (…, B, n)."""
-        return _times(y_bar.reshape(-1, self.base.shape[1]), self.weights.T.copy()).reshape(*y_bar.shape[:-2], self.size)
+        return matrix_product(y_bar.reshape(-1, self.base.shape[1]), self.weights.T.copy()).reshape(*y_bar.shape[:-2], self.size)
 
     def pull(self, bar: Array, alpha: Array, y_bar: Array) -> tuple[Array, Array]:
         """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of a vector of cotangents (n_params,) and of outputs at α (k, B m) with cotangents (k, B, n)."""
@@ -257,15 +230,15 @@ class HiddenCoordinates:
         M_bar, z0_bar = bar[:mixing].reshape(self.shape[1], -1), bar[z0:weights].reshape(rows, -1)
         W1_bar, weights_bar = theta_bar[: self._second].reshape(self.W1.shape), theta_bar[self._last :].reshape(self.weights.shape)
         W1_transposed = self.W1.T.copy()
-        _add_outer(self.base, z0_bar, W1_bar)
-        _add_outer(self.weights, M_bar, W1_bar)
+        add_matrix_product(self.base, z0_bar, W1_bar)
+        add_matrix_product(self.weights, M_bar, W1_bar)
         theta_bar[self._second : self._last] = bar[mixing:z0]
         product(M_bar, W1_transposed, weights_bar)
         weights_bar += bar[weights:base].reshape(self.weights.shape)
-        y0_bar = _times(z0_bar, W1_transposed)
+        y0_bar = matrix_product(z0_bar, W1_transposed)
         y0_bar += bar[base:].reshape(self.base.shape)
         for a, out_bar in zip(alpha, y_bar, strict=True):
-            _add_outer(a.reshape(self.shape), out_bar, weights_bar)
+            add_matrix_product(a.reshape(self.shape), out_bar, weights_bar)
             y0_bar += out_bar
         return y0_bar, theta_bar
 
