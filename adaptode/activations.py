@@ -193,20 +193,54 @@ def _relu(z):
 _tanh, _sigmoid = by_precision(_tanh_double, _tanh_single), by_precision(_sigmoid_double, _sigmoid_single)
 
 
+_NARROW = 16  # columns below which it is quicker to go down each of them
+
+
+@kernel
+def add_row(b, z):
+    """z += b, row by row."""
+    rows, columns = z.shape
+    if columns < _NARROW:
+        flat = part(z, 0, (z.size,))
+        for j in range(columns):
+            shift = b[j]
+            for k in range(j, z.size, columns):
+                flat[k] += shift
+        return
+    for i in range(rows):
+        for j in range(columns):
+            z[i, j] += b[j]
+
+
+_LANES = 16  # at most in a vector: of a row that does not fill them, what is left over would be computed one by one
+
+
 def _loops(rule):
     """A rule over rows, with the slopes and without."""
 
     @inline
     def both(z, b, slope):
-        for i in range(z.shape[0]):
-            for j in range(z.shape[1]):
-                z[i, j], slope[i, j] = rule(z[i, j] + b[j])
+        if z.shape[1] % _LANES == 0 or z.shape[0] == 1:
+            for i in range(z.shape[0]):
+                for j in range(z.shape[1]):
+                    z[i, j], slope[i, j] = rule(z[i, j] + b[j])
+        else:
+            add_row(b, z)
+            flat, slopes = part(z, 0, (z.size,)), part(slope, 0, (z.size,))
+            for e in range(flat.size):
+                flat[e], slopes[e] = rule(flat[e])
 
     @inline
     def value(z, b):
-        for i in range(z.shape[0]):
-            for j in range(z.shape[1]):
-                z[i, j] = rule(z[i, j] + b[j])[0]
+        if z.shape[1] % _LANES == 0 or z.shape[0] == 1:
+            for i in range(z.shape[0]):
+                for j in range(z.shape[1]):
+                    z[i, j] = rule(z[i, j] + b[j])[0]
+        else:
+            add_row(b, z)
+            flat = part(z, 0, (z.size,))
+            for e in range(flat.size):
+                flat[e] = rule(flat[e])[0]
 
     return both, value
 
@@ -264,25 +298,6 @@ def apply(code, z, b):
         _cube_value(z, b)
     else:
         _relu_value(z, b)
-
-
-_NARROW = 16  # columns below which it is quicker to go down each of them
-
-
-@kernel
-def add_row(b, z):
-    """z += b, row by row."""
-    rows, columns = z.shape
-    if columns < _NARROW:
-        flat = part(z, 0, (z.size,))
-        for j in range(columns):
-            shift = b[j]
-            for k in range(j, z.size, columns):
-                flat[k] += shift
-        return
-    for i in range(rows):
-        for j in range(columns):
-            z[i, j] += b[j]
 
 
 @kernel
