@@ -14,11 +14,11 @@ from .control import Controller, first_step
 from .dense import DenseSolution
 from .fields.protocol import Array, Bound
 from .fields.sockets import RaisedError, reraise
-from .lifted import lifted_rms
+from .lifted import find_lifted, lifted_rms
 from .loop import FRESH, KEPT, NFEV, ROWS, SAVED, STATUS, H, Span, State, Store, T, advance_hidden, advance_mlp, advance_python, advance_socket, stage_rows
 from .norms import scaled_rms
 from .reservoir import replacements
-from .room import Room
+from .room import Room, empty
 from .solution import NONFINITE, RUNNING, SUCCESS, Attempt, Status, StepLog
 from .step import bound_stages
 from .tableau import Tableau
@@ -26,12 +26,16 @@ from .team import team_of
 
 
 class Chunk(NamedTuple):
-    """What some attempts left: their log and error vectors, and of the accepted ones the states they began with and their stages."""
+    """What some attempts left: their log and error vectors, and of the accepted ones the states they began with and their stages.
+
+    room: in which the states lie, if it is hardly larger than they are, with one row for the last state
+    """
 
     log: StepLog
     errors: Array
     states: Array
     stages: Array
+    room: Array | None = None
 
 
 class Integration:
@@ -74,7 +78,7 @@ class Integration:
             np.zeros(8, np.int64),
         )
         self.state.y[:] = y0
-        self.out = np.empty((saveat.size, y0.size), dtype)
+        self.out = empty((saveat.size, y0.size), dtype)
         self.own_advance = advance
         self.team = None if "errors" in keep else team_of(bound, self.state, method)
         self.chunks: list[Chunk] = []
@@ -85,7 +89,7 @@ class Integration:
         count[STATUS] = RUNNING if t1 != t0 else SUCCESS
         self._stages = method.stages + method.extra_stages if "dense" in keep else method.stages * ("stages" in keep)
         row_bytes = y0.itemsize * y0.size * (("states" in keep) + method.estimates * ("errors" in keep) + self._stages) + 40
-        self._largest = max(1, 2**26 // row_bytes)  # 64 MiB a chunk at most
+        self._largest, self._first = max(1, 2**26 // row_bytes), max(8, min(4096, 2**22 // row_bytes))  # 64 MiB a chunk at most, and 4 at first
         self._every, self._accepted = max(1, every), 0
         if every > 1:  # few states are kept: then a chunk must not hold many more
             self._largest = max(every, 2**20 // row_bytes)
@@ -135,6 +139,12 @@ class Integration:
         twin.team = self.team and team_of(twin.bound, twin.state, twin.method)
         return twin
 
+    def lifted(self, alpha: Array) -> Array | None:
+        """y₀ + α Ŵ (B n,) of a state in hidden coordinates, if the last norm was of it; the next may overwrite it."""
+        lift = self.bound.pack[2]
+        found = find_lifted(lift, alpha)
+        return None if found < 0 else lift.states[found]
+
     @property
     def saved(self) -> int:
         """How many output times have been reached."""
@@ -162,7 +172,7 @@ class Integration:
         y_seen = bound.pack[2].base.ravel() if hidden else y
 
         def size_of(x: Array) -> float:
-            return lifted_rms(bound.pack, x, atol, rtol) if hidden else scaled_rms(x, y_seen, y_seen, atol, rtol)
+            return lifted_rms(bound.pack[2], x, atol, rtol) if hidden else scaled_rms(x, y_seen, y_seen, atol, rtol)
 
         def d2_at(h0: float) -> float:
             nonlocal seconds
@@ -184,9 +194,9 @@ class Integration:
         return Store(
             *(np.empty(rows) for _ in range(4)),
             np.empty(rows, bool),
-            np.empty((rows if "errors" in keep else 0, state.err.size), dtype),
-            np.empty((rows if "states" in keep else 0, self.size), dtype),
-            np.empty((rows if self._stages else 0, self._stages, self.size), dtype),
+            empty((rows if "errors" in keep else 0, state.err.size), dtype),
+            empty((rows + 1 if "states" in keep else 0, self.size), dtype),
+            empty((rows if self._stages else 0, self._stages, self.size), dtype),
             self.out,
         )
 
@@ -218,7 +228,9 @@ class Integration:
     def advance(self, budget: int | None = None, most: int | None = None) -> Chunk:
         """Some attempts, as many as take a few hundredths of a second and `most` of these, or at most `budget`."""
         state = self.state
-        rows = min(self._budget, self._largest, 4096 if not self.chunks else 2**16) if budget is None else budget
+        rows = min(self._budget, self._largest, self._first if not self.chunks else 2**16) if budget is None else budget
+        if budget is None:
+            rows = 1 << rows.bit_length() - 1  # of few sizes, so that memory fits that was used before
         cut = most is not None and most < rows
         if cut:
             rows = most
@@ -234,7 +246,8 @@ class Integration:
             if self._every > 1:
                 states = states[-self._accepted % self._every :: self._every].copy()
             self._accepted += kept
-            self.chunks.append(Chunk(log, store.errors[:made], states, store.stages[:kept]))
+            room = store.states if self._every == 1 and kept + 1 > 0.8 * len(store.states) else None
+            self.chunks.append(Chunk(log, store.errors[:made], states, store.stages[:kept], room))
         if budget is None:
             seconds = time.perf_counter() - began
             if seconds < 0.02 and not cut:  # far below a tenth of a second: Ctrl-C can wait for more attempts
@@ -311,9 +324,14 @@ class Integration:
     def kept(self, what: str) -> Array:
         """Rows of all chunks: "states" (m + 1, N) with the last one, "stages" (m, s, N), "errors" (attempts, N)."""
         parts = [getattr(chunk, what) for chunk in self.chunks]
+        if what == "states" and len(parts) == 1 and self.chunks[0].room is not None:  # as they lie, with the last one below them
+            room, size = self.chunks[0].room, len(parts[0])
+            room[size] = self.state.y
+            return room[: size + 1]
         if what == "states":
             parts.append(self.state.y[None])
         if not parts:
             shape = {"stages": (0, self._stages, self.size), "errors": (0, self.state.err.size)}[what]
             return np.empty(shape, self.state.y.dtype)
-        return np.concatenate(parts)
+        out = empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+        return np.concatenate(parts, out=out)

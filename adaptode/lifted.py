@@ -13,31 +13,46 @@ and in the transpose, with x̄ the cotangent of any x = x_α Ŵ of these, and of
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
 from ._jit import inline, kernel, meet
 from .combine import add
 from .fields.hidden import ALL, FIRST, LIFT_ROWS, MEETINGS, PARTIES
-from .norms import add_squares, rms_of, scaled_rms_vjp
+from .norms import add_squares, rms_of, scaled_rms_bars
 from .products import add_outer, product
-from .step import end_state, error_vector, estimates_vjp, finish, norms_and_bars, of_two, pair_rows, stiffness_slopes
+from .room import empty
+from .step import bars_of_two, end_state, error_vector, estimates_vjp, finish, of_two, pair_rows, stiffness_slopes
+from .threads import how_many, together
+
+_STACKED = LIFT_ROWS // 2  # rows of which all that a norm is made of is lifted at a time; four times as many have room in a `Lift`
 
 
 @kernel
-def lifted_state(lift, a):
-    """The number of the row of lift.states that holds y₀ + a Ŵ; made there unless it is one of the two made last."""
+def find_lifted(lift, a):
+    """The number of the row of lift.states that holds y₀ + a Ŵ, one of the two made last; −1 if none does."""
     for k in range(2):
         same = True
         for e in range(a.size):
-            if a[e] != lift.at[k, e]:
+            if a[e] != lift.at[k][e]:
                 same = False
                 break
         if same:
             return k
+    return -1
+
+
+@kernel
+def lifted_state(lift, a):
+    """`find_lifted`, where there is none after making it."""
+    k = find_lifted(lift, a)
+    if k >= 0:
+        return k
     k = 1 - lift.newest[0]
     lift.newest[0] = k
-    lift.at[k] = a
+    lift.at[k][:] = a
     y = lift.states[k]
     lifted(lift, a, y)
     base = lift.base.reshape(y.size)
@@ -61,18 +76,28 @@ def _of_rows(tolerance, start, stop):
 
 
 @kernel
-def lifted_rms(pack, x, atol, rtol):
-    """The scaled RMS of x Ŵ against y₀."""
-    lift = pack[2]
-    batch, n = lift.base.shape
-    m = lift.weights.shape[0]
-    base, sums = lift.base.reshape(lift.base.size), np.zeros(4)
-    for lo in range(0, batch, LIFT_ROWS):
-        hi = min(lo + LIFT_ROWS, batch)
-        seen, y = lift.err[: (hi - lo) * n], base[lo * n : hi * n]
-        lifted(lift, x[lo * m : hi * m], seen)
-        add_squares(seen, y, y, _of_rows(atol, lo * n, hi * n), _of_rows(rtol, lo * n, hi * n), sums)
-    return rms_of(sums, base.size)
+def _lifted_squares(lift, x, atol, rtol, first, last, seen, sums):
+    """Sums of squares of x Ŵ against y₀, a row of (T, 4) for each LIFT_ROWS rows; of the rows first … last − 1 of these."""
+    (batch, n), m = lift.base.shape, lift.weights.shape[0]
+    base = lift.base.reshape(lift.base.size)
+    for tile in range(first, last):
+        lo, hi = tile * LIFT_ROWS, min((tile + 1) * LIFT_ROWS, batch)
+        e, y = seen[: (hi - lo) * n], base[lo * n : hi * n]
+        lifted(lift, x[lo * m : hi * m], e)
+        sums[tile] = 0.0
+        add_squares(e, y, y, _of_rows(atol, lo * n, hi * n), _of_rows(rtol, lo * n, hi * n), sums[tile])
+
+
+def lifted_rms(lift, x, atol, rtol):
+    """The scaled RMS of x Ŵ against y₀, by several threads where there is enough to do."""
+    (batch, n), m = lift.base.shape, lift.weights.shape[0]
+    tiles = -(-batch // LIFT_ROWS)
+    parties, sums = how_many(batch * m * n, tiles // 2), np.empty((tiles, 4))
+    edges = [tiles * k // parties for k in range(parties + 1)]
+    rooms = [lift.err, *(empty(LIFT_ROWS * n, x.dtype) for _ in range(parties - 1))]
+    tasks = [partial(_lifted_squares, lift, x, atol, rtol, *ends, seen, sums) for ends, seen in zip(pairwise(edges), rooms, strict=True)]
+    together(tasks)
+    return rms_of(sums.sum(axis=0), batch * n)
 
 
 @inline
@@ -98,14 +123,14 @@ def hidden_measure(pack, tab, h, a0, K, Y, atol, rtol, a1, err):
     before = lifted_state(lift, a0)
     after = 1 - before
     lift.newest[0] = after
-    lift.at[after] = a1
+    lift.at[after][:] = a1
     place[MEETINGS] += 1
     sums = lift.sums[place[MEETINGS] % 2]
     for lo in range(0, batch, LIFT_ROWS):
         hi = min(lo + LIFT_ROWS, batch)
         own = sums[place[FIRST] + lo // LIFT_ROWS]
         own[:] = 0.0
-        y0, y1, base = lift.states[before, lo * n : hi * n], lift.states[after, lo * n : hi * n], lift.base[lo:hi].reshape((hi - lo) * n)
+        y0, y1, base = lift.states[before][lo * n : hi * n], lift.states[after][lo * n : hi * n], lift.base[lo:hi].reshape((hi - lo) * n)
         lifted(lift, a1[lo * m : hi * m], y1)
         for e in range(y1.size):
             y1[e] += base[e]
@@ -171,58 +196,80 @@ def _pull(lift, x, x_bar, out_bar, weights_bar):
     add_outer(x.reshape(batch, m), bar, weights_bar.reshape(m, n))
 
 
+@inline
+def _stack(lift, err, low, a0, a1, lo, hi):
+    """Some rows of an error vector, of a second one if there is one, and of both states, one below the other: in hidden coordinates, and lifted."""
+    (_, n), m = lift.base.shape, lift.weights.shape[0]
+    rows, parts = hi - lo, 3 if low.size == 0 else 4
+    x, seen = lift.pair[: parts * rows * m].reshape(parts, rows * m), lift.err[: parts * rows * n].reshape(parts, rows * n)
+    x[0], x[parts - 2], x[parts - 1] = err[lo * m : hi * m], a0[lo * m : hi * m], a1[lo * m : hi * m]
+    if parts == 4:
+        x[1] = low[lo * m : hi * m]
+    product(x.reshape(parts * rows, m), lift.weights, seen.reshape(parts * rows, n))
+    base = lift.base[lo:hi].reshape(rows * n)
+    add(base, seen[parts - 2])
+    add(base, seen[parts - 1])
+    return x, seen
+
+
 @kernel
-def _norms_vjp(lift, tab, a0, a1, atol, rtol, q_bar, err, a1_bar, err_bar, a0_bar, weights_bar, base_bar):
-    """The transpose of q: (3) with x one of err, α₀ and α₁, all three of some rows at a time."""
+def _norm_of(lift, err, a0, a1, atol, rtol):
+    """The scaled RMS of err Ŵ against both states."""
+    batch, n = lift.base.shape
+    sums = np.zeros(4)
+    for lo in range(0, batch, _STACKED):
+        hi = min(lo + _STACKED, batch)
+        seen = _stack(lift, err, err[:0], a0, a1, lo, hi)[1]
+        add_squares(seen[0], seen[1], seen[2], _of_rows(atol, lo * n, hi * n), _of_rows(rtol, lo * n, hi * n), sums)
+    return rms_of(sums, batch * n)
+
+
+@kernel
+def _norms_vjp(lift, tab, a0, a1, atol, rtol, q, q_bar, err, a1_bar, err_bar, a0_bar):
+    """The transpose of q: (3) with x one of err, α₀ and α₁, all of some rows at a time; q as in `step.scaled_error_vjp`."""
     (batch, n), m = lift.base.shape, lift.weights.shape[0]
-    size, small = batch * n, a0.size
-    parts = err.size // small
-    before = lifted_state(lift, a0)
-    lift.newest[0] = before  # the other one is to be overwritten
-    y0, y1 = lift.states[before], lift.states[lifted_state(lift, a1)]
-    e = np.empty(parts * size, err.dtype)
-    for part in range(parts):
-        lifted(lift, err[part * small : (part + 1) * small], e[part * size : (part + 1) * size])
-    q_e, q_low, e_bar, low_bar = norms_and_bars(tab, e, y0, y1, atol, rtol, q_bar)
-    transposed = lift.weights.T.copy()
-    x, x_bar = np.empty(((parts + 2) * LIFT_ROWS, m), err.dtype), np.empty(((parts + 2) * LIFT_ROWS, n), err.dtype)
-    down = np.empty_like(x)
-    for lo in range(0, batch, LIFT_ROWS):
-        hi = min(lo + LIFT_ROWS, batch)
-        rows, first, last, share = hi - lo, lo * n, hi * n, (hi - lo) / batch  # a norm's mean is over all rows
-        of_atol, of_rtol = _of_rows(atol, first, last), _of_rows(rtol, first, last)
-        bars = x_bar[: (parts + 2) * rows].reshape(parts + 2, rows * n)
-        bars[:] = 0.0
-        for part in range(parts):
-            q, bar = (q_e, e_bar) if part == 0 else (q_low, low_bar)
-            start = part * size
-            scaled_rms_vjp(e[start + first : start + last], y0[first:last], y1[first:last], of_atol, of_rtol, q, share * bar, bars[part], bars[-2], bars[-1])
-            x[part * rows : (part + 1) * rows] = err[part * small + lo * m : part * small + hi * m].reshape(rows, m)
-        x[parts * rows : (parts + 1) * rows] = a0[lo * m : hi * m].reshape(rows, m)
-        x[(parts + 1) * rows : (parts + 2) * rows] = a1[lo * m : hi * m].reshape(rows, m)
-        stack = (parts + 2) * rows
-        add_outer(x[:stack], x_bar[:stack], weights_bar.reshape(m, n))
-        product(x_bar[:stack], transposed, down[:stack])
-        flat = down[:stack].reshape(parts + 2, rows * m)
-        for part in range(parts):
-            add(flat[part], err_bar[part * small + lo * m : part * small + hi * m])
-        add(flat[parts], a0_bar[lo * m : hi * m])
-        add(flat[parts + 1], a1_bar[lo * m : hi * m])
-        add(bars[parts], base_bar[first:last])
-        add(bars[parts + 1], base_bar[first:last])
+    small, size = a0.size, lift.base.size
+    low, q_low, low_bar = err[small:], 0.0, 0.0
+    if low.size > 0:
+        q, q_low = _norm_of(lift, err[:small], a0, a1, atol, rtol), _norm_of(lift, low, a0, a1, atol, rtol)
+        q_bar, low_bar = bars_of_two(q, q_low, q_bar)
+    elif math.isnan(q):
+        q = _norm_of(lift, err, a0, a1, atol, rtol)
+    if q == 0.0:
+        return
+    transposed, weights_bar = lift.weights.T.copy(), lift.weights_bar.reshape(m, n)
+    for lo in range(0, batch, _STACKED):
+        hi = min(lo + _STACKED, batch)
+        rows, of_atol, of_rtol = hi - lo, _of_rows(atol, lo * n, hi * n), _of_rows(rtol, lo * n, hi * n)
+        x, bars = _stack(lift, err[:small], low, a0, a1, lo, hi)
+        parts = len(bars)
+        if parts == 4:
+            y0, y1 = bars[2].copy(), bars[3].copy()
+            scaled_rms_bars(bars[1], y0, y1, of_atol, of_rtol, low_bar / (size * q_low) if q_low > 0.0 else 0.0)
+        scaled_rms_bars(bars[0], bars[parts - 2], bars[parts - 1], of_atol, of_rtol, q_bar / (size * q))
+        if parts == 4:
+            add(y0, bars[2])
+            add(y1, bars[3])
+        add_outer(x.reshape(parts * rows, m), bars.reshape(parts * rows, n), weights_bar)
+        product(bars.reshape(parts * rows, n), transposed, x.reshape(parts * rows, m))
+        add(x[0], err_bar[lo * m : hi * m])
+        if parts == 4:
+            add(x[1], err_bar[small + lo * m : small + hi * m])
+        add(x[parts - 2], a0_bar[lo * m : hi * m])
+        add(x[parts - 1], a1_bar[lo * m : hi * m])
+        if lift.base_bar.size > 0:
+            add(bars[parts - 2], lift.base_bar[lo * n : hi * n])
+            add(bars[parts - 1], lift.base_bar[lo * n : hi * n])
 
 
 @kernel
-def hidden_estimates_vjp(pack, tab, h, a0, a1, K, Y, atol, rtol, q_bar, stiffness_bar, err, a1_bar, err_bar, a0_bar, K_bar, Y_bar, theta_bar):
-    """In the place of `step.estimates_vjp`: the cotangents of Ŵ and y₀ go behind those of the small system's parameters."""
-    inner, _, lift = pack
+def hidden_estimates_vjp(pack, tab, h, a0, a1, K, Y, atol, rtol, q, q_bar, stiffness_bar, err, a1_bar, err_bar, a0_bar, K_bar, Y_bar):
+    """In the place of `step.estimates_vjp`: the cotangents of Ŵ and of y₀ as what is lifted from are added to those of the `Lift`."""
+    lift = pack[2]
     size, small = lift.base.size, a0.size
-    start = inner[0].size + inner[3].size
-    weights_bar = theta_bar[start : start + lift.weights.size]
     error_vector(tab, h, a0, K, err)
     if q_bar != 0.0:
-        base_bar = theta_bar[start + lift.weights.size :]
-        _norms_vjp(lift, tab, a0, a1, atol, rtol, q_bar, err, a1_bar, err_bar, a0_bar, weights_bar, base_bar)
+        _norms_vjp(lift, tab, a0, a1, atol, rtol, q, q_bar, err, a1_bar, err_bar, a0_bar)
     if stiffness_bar == 0.0 or tab.pair_i < 0:
         return
     i, j = tab.pair_i, tab.pair_j
@@ -240,7 +287,7 @@ def hidden_estimates_vjp(pack, tab, h, a0, a1, K, Y, atol, rtol, q_bar, stiffnes
         for c in range(size):
             seen[k, c] *= slopes[k]
         down = np.zeros_like(a0)
-        _pull(lift, pair[k], seen[k], down, weights_bar)
+        _pull(lift, pair[k], seen[k], down, lift.weights_bar)
         for c in range(small):
             if k == 0:
                 K_bar[j, c] += down[c]

@@ -143,15 +143,38 @@ def scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar):
     da, dr = _step(atol), _step(rtol)
     c = q_bar / (n * q)
     for i in range(n):
-        a, b = abs(np.float64(y0[i])), abs(np.float64(y1[i]))
-        s = atol[i * da] + rtol[i * dr] * (a if a >= b else b)
-        r = np.float64(err[i]) / s
-        err_bar[i] += c * r / s
-        s_bar = -c * r * r / s * rtol[i * dr]
-        if a >= b:
-            y0_bar[i] += s_bar * np.sign(y0[i])
-        else:
-            y1_bar[i] += s_bar * np.sign(y1[i])
+        by_err, by_y0, by_y1 = _bars(err[i], y0[i], y1[i], atol[i * da], rtol[i * dr], c)
+        err_bar[i] += by_err
+        y0_bar[i] += by_y0
+        y1_bar[i] += by_y1
+
+
+@inline
+def _bars(err, y0, y1, atol, rtol, c):
+    """Without branches, so that a loop around it becomes SIMD instructions."""
+    err, y0, y1 = np.float64(err), np.float64(y0), np.float64(y1)
+    a, b = abs(y0), abs(y1)
+    first = a >= b
+    per_s = 1.0 / (atol + rtol * (a if first else b))
+    r = err * per_s
+    e_bar = c * r * per_s
+    y_bar = -e_bar * r * rtol
+    y = y0 if first else y1
+    y_bar = y_bar if y > 0.0 else (-y_bar if y < 0.0 else 0.0)
+    return e_bar, (y_bar if first else 0.0), (0.0 if first else y_bar)
+
+
+@kernel
+def scaled_rms_bars(err, y0, y1, atol, rtol, c):
+    """The cotangents of `scaled_rms` for c = q̄/(N q), each in the place of what it is the cotangent of."""
+    if atol.size == 1 and rtol.size == 1:
+        absolute, relative = atol[0], rtol[0]
+        for i in range(err.size):
+            err[i], y0[i], y1[i] = _bars(err[i], y0[i], y1[i], absolute, relative, c)
+        return
+    da, dr = _step(atol), _step(rtol)
+    for i in range(err.size):
+        err[i], y0[i], y1[i] = _bars(err[i], y0[i], y1[i], atol[i * da], rtol[i * dr], c)
 
 
 @kernel(forceinline=True)

@@ -14,8 +14,10 @@ from itertools import pairwise
 import numpy as np
 from llvmlite.binding import get_host_cpu_features
 from numba.core import types
+from numpy.typing import DTypeLike
 
 from ._jit import JIT_DISABLED, borrow, inline, kernel
+from .room import empty
 from .threads import how_many, together
 
 BLOCK_ROWS = 64
@@ -138,22 +140,31 @@ if JIT_DISABLED:
         c += a.T @ b
 
 
+_LITTLE = 2**17  # multiplications up to which NumPy does as well, whose BLAS then has one thread
 _HALVED = 20_000_000  # multiplications from which a sum of products is made in two halves, which two threads can share
 
 
 def matrix_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a b of two matrices of one dtype, by several threads where there is enough to do."""
-    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    out = np.empty((a.shape[0], b.shape[1]), b.dtype)
+    """a b of two matrices, in float32 if both are, else in float64; by several threads where there is enough to do."""
+    dtype = np.float32 if a.dtype == b.dtype == np.float32 else np.float64
+    if a.size * b.shape[1] <= _LITTLE:
+        with np.errstate(over="ignore", invalid="ignore"):  # as in compiled code, whoever looks at the result sees what is in it
+            return np.matmul(a, b, dtype=dtype)
+    a, b = np.ascontiguousarray(a, dtype), np.ascontiguousarray(b, dtype)
+    out = empty((a.shape[0], b.shape[1]), dtype)
     parties = how_many(a.size * b.shape[1], len(a) // BLOCK_ROWS)
     together([partial(product, a[lo:hi], b, out[lo:hi]) for lo, hi in pairwise(cuts(len(a), parties))])
     return out
 
 
 def add_matrix_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """out += aᵀ b, as in `matrix_product`; out in one piece."""
-    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    """out += aᵀ b in out's precision, which lies in one piece; as in `matrix_product`."""
     work = a.size * b.shape[1]
+    if work <= _LITTLE:
+        with np.errstate(over="ignore", invalid="ignore"):
+            out += a.T @ b
+        return
+    a, b = np.ascontiguousarray(a, out.dtype), np.ascontiguousarray(b, out.dtype)
     if work < _HALVED:
         add_outer(a, b, out)
         return
@@ -165,3 +176,32 @@ def add_matrix_product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
         for half in halves:
             half()
     out += other
+
+
+class Factors:
+    """A matrix (B, n) known as left right, (B, r) and (r, n), with r much less than n: what is to be multiplied by it is multiplied by one after the other.
+
+    `numpy.asarray` gives the matrix itself.
+    """
+
+    def __init__(self, left: np.ndarray, right: np.ndarray) -> None:
+        self.left, self.right = left, right
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.left), self.right.shape[1]
+
+    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("factors must be multiplied to be an array")
+        return matrix_product(self.left, self.right).astype(dtype or self.right.dtype, copy=False)
+
+    def astype(self, dtype: DTypeLike) -> Factors:
+        """The factors in another precision."""
+        return Factors(self.left.astype(dtype, copy=False), self.right.astype(dtype, copy=False))
+
+    def is_finite(self) -> bool:
+        """Whether all numbers of the matrix are finite."""
+        left, right = (float(np.abs(x).max(initial=0.0)) for x in (self.left, self.right))
+        certain = left * right * self.right.shape[0] < float(np.finfo(self.right.dtype).max)  # no product overflows, nor a sum of them, and nothing is NaN
+        return certain or bool(np.isfinite(np.asarray(self)).all())

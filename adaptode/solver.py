@@ -17,6 +17,7 @@ from .fields.protocol import Array, Field
 from .independent import RunBatch, solve_rows
 from .integration import Integration
 from .loop import SAVED
+from .room import copy
 from .solution import Checkpoints, Run, explain
 from .tableau import Tableau, get_tableau
 
@@ -72,7 +73,7 @@ def solve(
         options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep, "coordinates": coordinates, "reservoirs": reservoirs}
         return solve_rows(batch, solve, field, theta, y0, tspan, options)
     y0, theta = field.check(y0, theta)
-    theta = theta.copy()  # a run is a record: updating the caller's parameters in place must not change it
+    y0, theta = copy(y0), copy(theta)  # a run is a record: updating the caller's arrays in place must not change it
     rows, dtype = y0.shape[0], y0.dtype
     t0, t1 = check_span(tspan)
     times = check_saveat(saveat, t0, t1)
@@ -111,7 +112,8 @@ def solve(
     def seen(x: Array) -> Array:
         return hidden.state(x) if hidden else x.reshape(*x.shape[:-1], rows, field.n)
 
-    outputs = seen(out[:saved])
+    end = integration.lifted(out[saved - 1]) if hidden and saved == 1 else None  # the last norm was of it
+    outputs = seen(out[:saved]) if end is None else end.reshape(1, rows, field.n)
     slope = None if status >= 0 else hidden.direction(state.K[0]) if hidden else seen(state.K[0])
     return Run(
         t=times[: min(saved, times.size)],
@@ -127,7 +129,7 @@ def solve(
         method=tab,
         atol=tolerances[0],
         rtol=tolerances[1],
-        y0=y0.copy(),
+        y0=y0,
         end=outputs[-1] if saved == out.shape[0] else seen(state.y.copy()),
         kept_states=integration.kept("states") if every == 1 else None,
         kept_stages=integration.kept("stages") if keep == "stages" and log.accepted.any() else None,

@@ -213,28 +213,30 @@ def linearized_stages(theta, tab, t, h, y0, first, last, Y, K, kept, have_K):
 
 
 @kernel
-def norms_and_bars(tab, err, y0, y1, atol, rtol, q_bar):
-    """The norms that q of an error vector is made of, (q, 0) or (q_e, q_low) of (2'), and their cotangents, by (4')."""
-    n = y0.size
-    q_e = scaled_rms(err[:n], y0, y1, atol, rtol)
-    if tab.e_low.size == 0:
-        return q_e, 0.0, q_bar, 0.0
-    q_low = scaled_rms(err[n:], y0, y1, atol, rtol)
+def bars_of_two(q_e, q_low, q_bar):
+    """Equation (4'): the cotangents of both norms."""
     d = math.hypot(q_e, 0.1 * q_low)
     r = q_e / d if d > 0.0 else 0.0
-    return q_e, q_low, q_bar * r * (2.0 - r * r), -0.01 * q_bar * r * r * (q_low / d) if d > 0.0 else 0.0
+    return q_bar * r * (2.0 - r * r), -0.01 * q_bar * r * r * (q_low / d) if d > 0.0 else 0.0
 
 
 @kernel
-def scaled_error_vjp(tab, err, y0, y1, atol, rtol, q_bar, err_bar, y0_bar, y1_bar):
-    """Equation (4) or (4'): adds the cotangents of `scaled_error`."""
+def scaled_error_vjp(tab, err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar):
+    """Equation (4) or (4'): adds the cotangents of `scaled_error`, whose value is q where it is known; NaN where it is not.
+
+    A known q may be that of more elements than there are here, whose share of q̄ then is to be given.
+    """
     if q_bar == 0.0:
         return
     n = y0.size
-    q_e, q_low, e_bar, low_bar = norms_and_bars(tab, err, y0, y1, atol, rtol, q_bar)
+    if tab.e_low.size == 0:
+        q = scaled_rms(err, y0, y1, atol, rtol) if math.isnan(q) else q
+        scaled_rms_vjp(err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
+        return
+    q_e, q_low = scaled_rms(err[:n], y0, y1, atol, rtol), scaled_rms(err[n:], y0, y1, atol, rtol)
+    e_bar, low_bar = bars_of_two(q_e, q_low, q_bar)
     scaled_rms_vjp(err[:n], y0, y1, atol, rtol, q_e, e_bar, err_bar[:n], y0_bar, y1_bar)
-    if err.size > n:
-        scaled_rms_vjp(err[n:], y0, y1, atol, rtol, q_low, low_bar, err_bar[n:], y0_bar, y1_bar)
+    scaled_rms_vjp(err[n:], y0, y1, atol, rtol, q_low, low_bar, err_bar[n:], y0_bar, y1_bar)
 
 
 @kernel
@@ -243,7 +245,7 @@ def finish_vjp(tab, h, y0, y1, K, Y, err, atol, rtol, y1_bar, q_bar, stiffness_b
 
     y1_bar (N,) and err_bar, of err's size, are the incoming cotangents and are added to (4).
     """
-    scaled_error_vjp(tab, err, y0, y1, atol, rtol, q_bar, err_bar, y0_bar, y1_bar)
+    scaled_error_vjp(tab, err, y0, y1, atol, rtol, np.nan, q_bar, err_bar, y0_bar, y1_bar)
     carry_vjp(tab, h, y1_bar, err_bar, y0_bar, K_bar)
     stiffness_vjp(tab, K, Y, stiffness_bar, K_bar, Y_bar)
 
@@ -289,10 +291,10 @@ def stiffness_vjp(tab, K, Y, stiffness_bar, K_bar, Y_bar):
 
 
 @dual
-def estimates_vjp(theta, tab, h, y0, y1, K, Y, atol, rtol, q_bar, stiffness_bar, err, y1_bar, err_bar, y0_bar, K_bar, Y_bar, theta_bar):
-    """Equations (2), (4) and (6) of a step whose estimates have cotangents; bound by `specialize` where `measure` is."""
+def estimates_vjp(theta, tab, h, y0, y1, K, Y, atol, rtol, q, q_bar, stiffness_bar, err, y1_bar, err_bar, y0_bar, K_bar, Y_bar):
+    """Equations (2), (4) and (6) of a step whose estimates have cotangents, q as in `scaled_error_vjp`; bound by `specialize` where `measure` is."""
     error_vector(tab, h, y0, K, err)
-    scaled_error_vjp(tab, err, y0, y1, atol, rtol, q_bar, err_bar, y0_bar, y1_bar)
+    scaled_error_vjp(tab, err, y0, y1, atol, rtol, q, q_bar, err_bar, y0_bar, y1_bar)
     stiffness_vjp(tab, K, Y, stiffness_bar, K_bar, Y_bar)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .fields.hidden import MEETINGS, hidden_rows, lift_size, shared_lift
+from .fields.hidden import MEETINGS, hidden_rows, hidden_rows_room, lift_size, shared_lift
 from .fields.protocol import Array, Bound
 from .loop import KEPT, ROWS, SAVED, State, Store, advance_hidden
 from .products import BLOCK_ROWS, cuts
@@ -28,9 +28,10 @@ class Team:
     def __init__(self, bound: Bound, state: State, parties: int) -> None:
         lift = bound.pack[2]
         self.counter = lift.counter
-        rooms = sum(a.size for a in state[:5]) + parties * lift_size(0, *lift.weights.shape[::-1]) + 2 * (lift.base.size + state.y.size)
-        room = Room(rooms, state.y.dtype)
-        self.parts = [_Part(bound.pack, lo, hi, state, parties, room) for lo, hi in pairwise(cuts(len(lift.base), parties))]
+        bounds = list(pairwise(cuts(len(lift.base), parties)))
+        lifts = parties * lift_size(*lift.weights.shape[::-1])
+        room = Room(sum(a.size for a in state[:5]) + lifts + sum(hidden_rows_room(bound.pack, hi - lo) for lo, hi in bounds), state.y.dtype)
+        self.parts = [_Part(bound.pack, lo, hi, state, parties, room) for lo, hi in bounds]
 
     def enter(self, tab: Any, rule: Any, span: Any, atol: Array, rtol: Array, state: State, store: Store, budget: int) -> None:
         """At most `budget` attempts."""
@@ -48,8 +49,8 @@ class _Part:
     """Rows lo … hi − 1."""
 
     def __init__(self, pack: Any, lo: int, hi: int, state: State, parties: int, room: Room) -> None:
-        inner, x, _ = hidden_rows(pack, lo, hi)[0]
         lift = pack[2]
+        inner, x, _ = hidden_rows(pack, lo, hi, room.take(hidden_rows_room(pack, hi - lo)), lift.weights_bar)[0]
         self.pack = inner, x, shared_lift(lift, lo, hi, parties, room)
         (batch, n), m = lift.base.shape, len(lift.weights)
         self.numbers, self.components, self.all = slice(lo * m, hi * m), slice(lo * n, hi * n), batch * m

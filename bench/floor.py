@@ -1,7 +1,8 @@
 """The least that adaptode's algorithm can take on a workload: its matrix products and tanh, each as fast as they are alone, and nothing evaluated twice.
 
 An evaluation has one product a layer, a pullback two: W̄ = xᵀ z̄ and x̄ = z̄ Wᵀ. In hidden coordinates (`adaptode.fields.hidden`) the first layer is
-(B, m)·(m, h) in place of (B, n)·(n, h) and there is no last one; every attempt lifts twice by (B, m)·(m, n), and both ends have products with n.
+(B, m)·(m, h) in place of (B, n)·(n, h) and there is no last one; every attempt, and the rule for the first step, lifts twice by (B, m)·(m, n), an attempt's
+stiffness estimate has two products with m × m, and both ends have products with n, or with the readout's outputs, whose number is the rank of its cotangents.
 """
 
 from __future__ import annotations
@@ -57,13 +58,16 @@ def count(workload: Workload, evaluations: int, attempts: int, accepted: int, hi
         m, first = hidden_size(workload.field), sizes[1]
         made[Product(batch, n, first)] += 1  # z₀ = y₀ W₁
         made[Product(m, n, first)] += 1  # M = Ŵ W₁
-        made[Product(batch, m, n)] += 2 * attempts
+        made[Product(batch, m, n)] += 2 * attempts + 2
+        made[Product(batch, m, m)] += 2 * attempts
         if gradient:
-            made[Product(batch, n, m, right=True)] += 1  # ᾱ = ȳ Ŵᵀ
             made[Product(n, batch, first, left=True)] += 1  # W̄₁ = y₀ᵀ z̄₀ + Ŵᵀ M̄
             made[Product(n, m, first, left=True)] += 1
             made[Product(m, first, n, right=True)] += 1  # Ŵ̄ = M̄ W₁ᵀ + αᵀ ȳ
-            made[Product(m, batch, n, left=True)] += 1
+            if r := workload.outputs:  # ȳ = l r
+                made += Counter([Product(m, n, r), Product(batch, r, m, right=True), Product(m, batch, r, left=True), Product(m, r, n)])
+            else:
+                made += Counter([Product(batch, n, m, right=True), Product(m, batch, n, left=True)])
         sizes = (m, *sizes[1:-1])
     for i, o in pairwise(sizes):
         made[Product(batch, i, o)] += evaluations
@@ -72,20 +76,24 @@ def count(workload: Workload, evaluations: int, attempts: int, accepted: int, hi
     if workload.outputs:
         made[Product(batch, n, workload.outputs)] += 1
         made[Product(n, batch, workload.outputs, left=True)] += gradient
-        made[Product(batch, workload.outputs, n, right=True)] += gradient
+        made[Product(batch, workload.outputs, n, right=True)] += gradient and not hidden
     tanh = Counter((batch, width) for width in workload.sizes[1:-1])
     return Work(+made, Counter({shape: times * evaluations for shape, times in tanh.items()}))
 
 
 def product_seconds(product: Product, dtype: str) -> tuple[float, float]:
-    """Median seconds of one product into a given array: by np.dot, and by the faster of that and `adaptode.products`."""
+    """Median seconds of one product into a given array, those of the call itself taken off: by np.dot, and by the faster of that and `adaptode.products`."""
+    by_dot, by_blocks = (after - before for after, before in zip(_timed(product, dtype), _timed(product._replace(m=1, k=1, n=1), dtype), strict=True))
+    return by_dot, min(by_dot, by_blocks)
+
+
+def _timed(product: Product, dtype: str) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     a = _factor(rng, product.m, product.k, product.left, dtype)
     b = _factor(rng, product.k, product.n, product.right, dtype)
-    out = np.zeros((product.m, product.n), dtype)
-    whole = _median(lambda: np.dot(a, b, out=out))
-    rowwise = np.ascontiguousarray(b)
-    return whole, min(whole, _median(lambda: products.add_outer(a.T, rowwise, out) if product.left else products.product(a, rowwise, out)))
+    out, rowwise = np.zeros((product.m, product.n), dtype), np.ascontiguousarray(b)
+    in_blocks = _median(lambda: products.add_outer(a.T, rowwise, out) if product.left else products.product(a, rowwise, out))
+    return _median(lambda: np.dot(a, b, out=out)), in_blocks
 
 
 def tanh_seconds(rows: int, columns: int, dtype: str) -> float:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from adaptode import room
+
 from .train_contenders import Contender
 from .workloads import Workload
 
@@ -33,8 +35,9 @@ def row(workload: Workload, contender: Contender, dtype: str) -> dict[str, Any]:
 
 
 def peak(call: Any) -> int:
-    """Bytes; what free() has kept back is returned to the system first."""
+    """Bytes; what adaptode and free() have kept for later is returned to the system first."""
     gc.collect()
+    room.forget()
     with suppress(OSError, AttributeError):  # glibc's alone
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     CLEAR.write_text("5", encoding="ascii")

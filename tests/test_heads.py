@@ -23,6 +23,8 @@ def test_dot(n_in, n_out, batch, seed):
     out_dot = x_dot @ W + x @ W_dot + phi_dot[n_in * n_out :]
     x_bar, phi_bar = head.vjp(phi, x, out_bar)
     assert x_bar.shape == x.shape and phi_bar.shape == phi.shape
+    factors, again = head.pull(phi, x, out_bar)
+    assert np.array_equal(np.asarray(factors), x_bar) and np.array_equal(again, phi_bar) and factors.shape == x.shape
     assert np.vdot(out_bar, out_dot) == pytest.approx(np.vdot(x_bar, x_dot) + np.vdot(phi_bar, phi_dot), abs=1e-10)
     by_hand = [
         [sum(x[i, j] * W[j, m] for j in range(n_in)) + phi[n_in * n_out + m] for m in range(n_out)]

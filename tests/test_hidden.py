@@ -10,6 +10,7 @@ from strategies import ADAPTIVE, METHODS, networks, seeds
 import adaptode as ao
 from adaptode.errors import InputError
 from adaptode.fields.hidden import HiddenCoordinates, has_hidden, hidden_pays, hidden_size
+from adaptode.products import Factors
 
 LINEAR_ENDS = networks(outer=st.just("identity"), preactivation=st.just("identity")).filter(lambda network: len(network.sizes) > 2)
 SPANS = st.sampled_from([(0.0, 1.0), (1.0, -0.5), (-0.3, 0.4)])
@@ -160,6 +161,50 @@ def test_the_same_gradient(network, span, method, seed, jump, keep):
     agree(other.theta, one.theta, 1e-12)
     agree(other.y0, one.y0, 1e-12)
     agree(np.array([other.t0, other.t1]), np.array([one.t0, one.t1]), 1e-12)
+
+
+@pytest.mark.parametrize("coordinates", STRAIGHT)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_cotangents_by_their_factors(coordinates, dtype):
+    """Of outputs at, between and after each other; with ȳ₀ and without."""
+    rng, field = np.random.default_rng(0), ao.MLP((30, 4, 30), time="every")
+    theta, y = field.init(0, dtype=dtype), rng.normal(size=(70, 30)).astype(dtype)
+    run = ao.solve(field, theta, y, (0.0, 1.0), rtol=1e-4, atol=1e-4, coordinates=coordinates)
+    factors = [(t, Factors(rng.normal(size=(70, 3)), rng.normal(size=(3, 30)))) for t in (1.0, 0.4, 0.4)]
+    whole = [(t, np.asarray(bar)) for t, bar in factors]
+    expected, found = (ao.adjoint.discrete(run, jumps=jumps) for jumps in (whole, [factors[0], whole[1], factors[2]]))
+    agree(found.theta, expected.theta, 1e-4 if dtype == np.float32 else 1e-13)
+    agree(found.y0, expected.y0, 1e-4 if dtype == np.float32 else 1e-13)
+    assert found.theta.dtype == found.y0.dtype == dtype
+    less = ao.adjoint.discrete(run, jumps=[factors[0], whole[1], factors[2]], start=False)
+    assert less.y0 is None and np.array_equal(less.theta, found.theta)
+    with pytest.raises(InputError, match=r"t = 0.5\[0, 2\] is inf"):
+        ao.adjoint.discrete(run, jumps=[(0.5, Factors(np.ones((70, 1)), np.where(np.arange(30) == 2, np.inf, 1.0)[None]))])
+    with pytest.raises(InputError, match=r"must have shape \(70, 30\); got \(70, 29\)"):
+        ao.adjoint.discrete(run, jumps=[(0.5, Factors(np.ones((70, 1)), np.ones((1, 29))))])
+
+
+@pytest.mark.parametrize("coordinates", STRAIGHT)
+def test_a_run_is_a_record(coordinates):
+    """What happens to the caller's arrays after a solve does not change it."""
+    field, y = ao.MLP((30, 4, 30)), np.random.default_rng(0).normal(size=(6, 30))
+    theta = field.init(0)
+    run = ao.solve(field, theta, y, (0.0, 1.0), coordinates=coordinates)
+    before = run.states.copy(), ao.adjoint.discrete(run, run.y1)
+    y += 1.0
+    theta *= 2.0
+    after = run.states, ao.adjoint.discrete(run, run.y1)
+    assert np.array_equal(before[0], after[0]) and np.array_equal(before[1].theta, after[1].theta) and np.array_equal(before[1].y0, after[1].y0)
+
+
+def test_the_end_is_the_state_of_the_last_norm():
+    """Handed on, not lifted again; and kept from the next solve."""
+    field, y = ao.MLP((300, 4, 300)), np.random.default_rng(0).normal(size=(200, 300))
+    runs = [ao.solve(field, field.init(seed), y, (0.0, 1.0), coordinates="hidden") for seed in range(3)]
+    ends = [run.y1.copy() for run in runs]
+    for run, end in zip(runs, ends, strict=True):
+        agree(end, run.states[-1], 1e-14)
+        assert np.array_equal(run.y1, end) and not np.array_equal(end, y)
 
 
 @pytest.mark.parametrize("method", ["Tsit5", "Dopri5", "DOP853"])

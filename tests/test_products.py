@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptode.products import BLOCK_ROWS, add_outer, cuts, product
+from adaptode.products import BLOCK_ROWS, Factors, add_matrix_product, add_outer, cuts, matrix_product, product
 
 sizes = st.integers(0, 90)
 
@@ -71,3 +71,37 @@ def test_a_product_in_parts_has_the_same_bits(inner, columns):
     for lo, hi in pairwise(edges):
         product(a[lo:hi], b, parts[lo:hi])
     assert np.array_equal(c, parts)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_factors_are_their_product(dtype):
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(5, 2)).astype(dtype), rng.normal(size=(2, 9)).astype(dtype)
+    factors = Factors(left, right)
+    assert factors.shape == (5, 9) and np.asarray(factors).dtype == dtype and factors.is_finite()
+    np.testing.assert_allclose(np.asarray(factors), left @ right, rtol=0, atol=10 * np.finfo(dtype).eps)
+    other = factors.astype(np.float32)
+    assert np.asarray(other).dtype == np.float32 == np.asarray(factors, np.float32).dtype
+    with pytest.raises(ValueError, match="multiplied"):
+        np.array(factors, copy=False)
+
+
+def test_factors_that_are_not_finite():
+    tiny, huge = np.full((2, 3), 1e-200), np.full((3, 2), 1e250)
+    assert Factors(tiny, huge).is_finite() and Factors(np.zeros((2, 3)), huge).is_finite()
+    assert not Factors(1e300 * tiny / 1e-200, huge).is_finite()
+    assert Factors(np.array([[1e200, 0.0]]), np.array([[1e100], [1e200]])).is_finite()  # the bound of both overflows, the product does not
+    for bad in (np.nan, np.inf):
+        assert not Factors(np.array([[1.0, bad]]), np.ones((2, 2))).is_finite() and not Factors(np.ones((2, 2)), np.array([[1.0], [bad]])).is_finite()
+
+
+def test_mixed_precisions_are_double():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(700, 33)), rng.normal(size=(33, 90)).astype(np.float32)
+    for x, y in ((a, b), (b.T, a.T), (np.arange(70)[:, None], b[:1]), (a.astype(np.float32), b), (a[:2], b[:, :3])):
+        found = matrix_product(x, y)
+        assert found.dtype == (np.float32 if x.dtype == y.dtype == np.float32 else np.float64)
+        np.testing.assert_allclose(found, x @ y, rtol=0, atol=1e-4 if found.dtype == np.float32 else 1e-12)
+        out = np.ones((x.shape[0], y.shape[1]))
+        add_matrix_product(np.ascontiguousarray(x.T), y, out)
+        np.testing.assert_allclose(out, 1.0 + x @ y, rtol=0, atol=1e-4 if found.dtype == np.float32 else 1e-12)

@@ -197,7 +197,7 @@ def test_the_gradient_of_the_starts(penalties, adjoint):
     rows, y = np.array([2, 0]), rng.normal(size=(2, 3, 2))
     got = learned.value_and_grad(params, rows, y, rng=np.random.default_rng(0))
     p_bar, start_bar = learned.split(got.grad)
-    alone = objective.value_and_grad(NET.theta, NET.y[rows], y, rng=np.random.default_rng(0))
+    alone = objective.value_and_grad(NET.theta, NET.y[rows], y, rng=np.random.default_rng(0), start=True)
     np.testing.assert_array_equal(p_bar, alone.grad)
     np.testing.assert_array_equal(start_bar, [alone.start[1], [0.0, 0.0], alone.start[0]])
     direction = rng.normal(size=(2, 2))

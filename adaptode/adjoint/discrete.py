@@ -14,7 +14,7 @@ have such outputs. Gradients with respect to the ends of the span: `ends`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -24,27 +24,29 @@ from numpy.typing import ArrayLike
 from ..dense import inside, locate
 from ..errors import InputError
 from ..fields.protocol import Array
+from ..products import Factors
 from ..solution import Run
 from .checkpoints import check_parts
 from .ends import Ends
 from .gradient import Gradient, check_run, finite, outputs
-from .sweep import Cotangents, Grid, Scratch, Tile, enter, enter_all_tiles, new_scratch, nothing_kept, tile_rows
+from .sweep import Cotangents, Grid, Scratch, Tile, enter, enter_all_tiles, join, new_scratch, nothing_kept, tile_rows
 
 
 class Walk:
     """The way home of one run, part by part: what a part hands to the part before it lies in `scratch`, `y0` and `theta`."""
 
-    def __init__(self, run: Run, cotangents: Cotangents, ends: bool, tiled: bool = True) -> None:
+    def __init__(self, run: Run, cotangents: Cotangents, ends: bool, start: bool = True, tiled: bool = True) -> None:
         dtype, size, hidden = run.end.dtype, run.start.size, run.coordinates
         self.run, self.cotangents, self.calls = run, cotangents, 0
         self.enter, self.single, self.at = enter, False, run.grid.size - 1  # single: a step at a time; at: the step now at hand, the first of those
-        self.tab, self.bound = run.method.coefficients(dtype), run.bind()
+        opened = cotangents.error.any() or cotangents.stiffness.any()
+        self.tab, self.bound = run.method.coefficients(dtype), run.bind() if hidden is None else hidden.bind(run.kept_states is None, opened, start)
         self.ends = Ends(run, self.bound) if ends and run.field.has("time_vjp") else None
         self.y0, self.theta = np.zeros(size, dtype), np.zeros(run.field.n_params if hidden is None else hidden.n_params, dtype)
         self.alpha = None if hidden is None else np.empty_like(cotangents.output)
         self.batch, self.scratch = run.end.shape[0], cast(Scratch, None)  # or tiles have theirs
         self.tiles: list[Tile] = []
-        apart = tiled and self.ends is None and not cotangents.error.any() and not cotangents.stiffness.any()
+        apart = tiled and self.ends is None and (not opened or (run.kept_states is not None and not np.isnan(cotangents.scaled).any()))
         self.rows = tile_rows(run.method, self.bound.kind, self.bound.kept, self.batch, size, dtype) if apart else self.batch
         self.whole = self.rows < self.batch and run.kept_states is not None  # all steps come at once
         if self.rows == self.batch:
@@ -65,7 +67,7 @@ class Walk:
     def _part(self, a: int, b: int, states: Array, stages: Array) -> None:
         run, final, scratch, bars = self.run, self.run.grid.size - 1, self.scratch, self.cotangents
         lo, hi = np.searchsorted(bars.step, (a, b))
-        part = Cotangents(bars.step[lo:hi] - a, bars.fraction[lo:hi], bars.output[lo:hi], bars.error[a:b], bars.stiffness[a:b])
+        part = Cotangents(bars.step[lo:hi] - a, bars.fraction[lo:hi], bars.output[lo:hi], bars.error[a:b], bars.stiffness[a:b], bars.scaled[a:b])
         grid, tolerances, first, last = Grid(run.grid[a : b + 1], states, stages, nothing_kept(states.dtype)), (run.atol, run.rtol), a == 0, b == final
         self.at = a
         if self.whole:
@@ -73,8 +75,7 @@ class Walk:
         elif self.tiles:
             self.calls += max(tile.back(self.tab, grid, tolerances, part, self.y0, first, last) for tile in self.tiles)
             if first:
-                for tile in self.tiles:
-                    tile.join(self.theta)
+                join(self.tiles, self.theta)
         else:
             look = self.ends is not None and b - a == 1 and (first or last)
             carried = scratch.K_bar[0].copy() if look and self.tab.fsal and not last else None
@@ -94,11 +95,11 @@ class Walk:
         t, h = self.run.grid[n], self.run.grid[n + 1] - self.run.grid[n]
         return inside(self.bound, self.tab, t, h, y0, y1, fractions)
 
-    def gradient(self, y_bar: Array) -> tuple[Array, Array]:
-        """ȳ₀ (B, n) and θ̄ (P,), once at the start; y_bar (k, B, n) are the cotangents of the outputs."""
+    def gradient(self, y_bar: Sequence[Array | Factors], start: bool = True) -> tuple[Array | None, Array]:
+        """ȳ₀ (B, n), None without `start`, and θ̄ (P,), once at the start; y_bar are the cotangents (B, n) of the outputs."""
         if self.run.coordinates is None:
-            return self.y0.reshape(self.run.end.shape), self.theta
-        return self.run.coordinates.pull(self.theta, self.alpha, y_bar)
+            return self.y0.reshape(self.run.end.shape) if start else None, self.theta
+        return self.run.coordinates.pull(self.theta, self.alpha, y_bar, self.bound, start)
 
 
 def discrete(
@@ -110,19 +111,22 @@ def discrete(
     stiffness_bar: ArrayLike | None = None,
     budget: int | None = None,
     ends: bool = True,
+    start: bool = True,
 ) -> Gradient:
     """Exact gradient of what a run computed, its grid held fixed, by its hand-derived transpose.
 
     run            of `solve`, successful
     y_bar          cotangents of run.y1 (B, n), or of run.y (k, B, n)
-    jumps          (t, (B, n)) pairs: cotangents of the dense output at any times in the span
+    jumps          (t, (B, n)) pairs: cotangents of the dense output at any times in the span, arrays or `products.Factors`
     error_bar      (m,) cotangents of the scaled errors of the m accepted steps, run.accepted("error")
     stiffness_bar  (m,) cotangents of their stiffness estimates
     budget         bytes for states that are computed again, of a run that did not keep all of its own; see `checkpoints`
     ends           False: t0 and t1 are left out, None
+    start          False: y0 is left out, None; in hidden coordinates that saves a product as wide as the state
 
-    The same bits whichever states were kept. t0 moves the start of the first step and t1 the end of the last, all accepted times between held; where the last
-    step passes t1, t1 moves the place at which its polynomial is read. They are None for a field without `time_vjp`, and on a span of length zero.
+    The same bits whichever states were kept; where error_bar is given, the same to rounding. t0 moves the start of the first step and t1 the end of the last,
+    all accepted times between held; where the last step passes t1, t1 moves the place at which its polynomial is read. They are None for a field without
+    `time_vjp`, and on a span of length zero.
 
     Cost: with s stages, about s − 1 evaluations and s − 1 pullbacks a step with FSAL; memory one state a step and the stages of one; t0 and t1: a `time_vjp` a
     stage of two steps, not counted in `evaluations`.
@@ -135,21 +139,27 @@ def discrete(
         raise InputError("discrete needs a cotangent: y_bar, the gradient of a loss with respect to run.y1 or run.y, or jumps, error_bar, stiffness_bar")
     steps, shape, dtype = run.grid.size - 1, run.end.shape, run.end.dtype
     parts = check_parts(run, budget)
-    pairs = outputs(run, y_bar, jumps)
+    hidden = run.coordinates
+    pairs = outputs(run, y_bar, jumps, factors=hidden is not None)
     if stiffness_bar is not None and run.method.stiffness_pair is None:
         raise InputError(f"{run.method.name} has no stiffness estimate to differentiate")
     per_step = [_per_step(name, bar, steps) for name, bar in (("error_bar", error_bar), ("stiffness_bar", stiffness_bar))]
     times = np.array([t for t, _ in pairs])
     step = locate(run, times)
     if steps == 0:  # a span of length zero: every output is y0
-        bar = sum((output for _, output in pairs), np.zeros(run.end.size, dtype))
-        return Gradient(bar.astype(dtype).reshape(shape), np.zeros(run.field.n_params, dtype), None, None, 0)
+        bar = sum((np.asarray(output).ravel() for _, output in pairs), np.zeros(run.end.size, dtype))
+        return Gradient(bar.astype(dtype).reshape(shape) if start else None, np.zeros(run.field.n_params, dtype), None, None, 0)
     order = np.argsort(step, kind="stable")
-    bars = np.array([pairs[i][1] for i in order], dtype=dtype).reshape(-1, *shape)
-    seen = bars if run.coordinates is None else run.coordinates.pull_output(bars)
+    bars = [pairs[i][1] for i in order]
+    if hidden is not None:
+        bars = [bar.astype(dtype) if isinstance(bar, Factors) else bar.astype(dtype, copy=False).reshape(shape) for bar in bars]
+    seen = np.array(bars if hidden is None else [hidden.pull_output(bar) for bar in bars], dtype=dtype)
     fractions = ((times - run.grid[step]) / np.diff(run.grid)[step])[order]
-    cotangents = Cotangents(step[order], fractions, seen.reshape(-1, run.start.size), *per_step)
-    walk = Walk(run, cotangents, ends)
+    # where q has a cotangent alone, its value makes samples independent of each other
+    apart = run.method.estimates == 1 and not per_step[1].any()
+    scaled = run.accepted("error") if apart else np.full(steps, np.nan)
+    cotangents = Cotangents(step[order], fractions, seen.reshape(-1, run.start.size), *per_step, scaled)
+    walk = Walk(run, cotangents, ends, start)
     for part in parts(walk.bound):
         walk.back(part.first, part.states, part.stages)
         walk.calls += part.evaluations
@@ -157,9 +167,10 @@ def discrete(
     if not (np.isfinite(walk.y0).all() and np.isfinite(walk.theta).all()):
         from .nonfinite import raise_nonfinite
 
-        raise_nonfinite(run.lifted(), cotangents._replace(output=bars.reshape(len(bars), -1)), budget)
+        whole = seen if hidden is None else np.array([np.asarray(bar).ravel() for bar in bars]).reshape(len(bars), run.end.size)
+        raise_nonfinite(run.lifted(), cotangents._replace(output=whole), budget)
     t0, t1 = (walk.ends.t0, walk.ends.t1) if walk.ends is not None else (None, None)
-    y0, theta = walk.gradient(bars)
+    y0, theta = walk.gradient(bars, start)
     return Gradient(y0, theta, t0, t1, walk.calls)
 
 

@@ -19,7 +19,7 @@ from ..solution import RUNNING, SUCCESS
 from ..solver import solve
 from ..tableau import Tableau, get_tableau
 from .discrete import discrete
-from .sweep import Cotangents, Grid, mlp_tiles, tile_rows
+from .sweep import Cotangents, Grid, mlp_tile_room, mlp_tiles, tile_rows
 
 _ROWS = 32  # attempts of a chunk
 _STEPS, _MOST = 1024, 3 * 2**23  # steps and bytes at most whose stages are kept: from beyond the last cache it would be quicker to compute them again
@@ -249,13 +249,15 @@ def _flow_vjp(theta, bars, meta, tab, span, atol, rtol, rows, grid, states, stag
             at += 1
         step[k], fraction[k] = at, (times[k] - grid[at]) / (grid[at + 1] - grid[at])
     pack = mlp_packed(theta, meta, batch, True)
-    cotangents = Cotangents(step, fraction, part(bars, 0, (times.size, size)), np.zeros(steps), np.zeros(steps))
+    cotangents = Cotangents(step, fraction, part(bars, 0, (times.size, size)), np.zeros(steps), np.zeros(steps), np.zeros(steps))
     y_bar, theta_bar = np.zeros((batch, n), dtype), np.zeros(theta.size, dtype)
     all_samples, shared, own = np.array([0, batch]), theta_bar.reshape(1, theta.size), np.empty(0, dtype)
     known = steps if stages_kept.shape[0] > 0 else 0
     accepted = Grid(grid, states, stages_kept[:known], kept[:known])
     sizes = kept_size(meta, batch), batch, rows
-    calls = mlp_tiles(pack, tab, accepted, atol, rtol, cotangents, *sizes, all_samples, range(1), y_bar.reshape(size), shared, own)
+    room = np.empty(mlp_tile_room(pack, tab, accepted, cotangents, sizes[0], batch, rows), dtype)
+    bars_out = y_bar.reshape(size), shared, own, own.reshape(1, 0), room
+    calls = mlp_tiles(pack, tab, accepted, atol, rtol, cotangents, *sizes, all_samples, range(1), *bars_out)
     bad = 0.0
     for e in range(theta_bar.size):
         bad += theta_bar[e] - theta_bar[e]

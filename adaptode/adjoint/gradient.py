@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from ..combine import all_finite
 from ..errors import InputError
 from ..fields.protocol import Array
+from ..products import Factors
 from ..solution import Run
 from ..solver import solve
 
@@ -18,13 +19,13 @@ from ..solver import solve
 class Gradient(NamedTuple):
     """Cotangents of a solve's inputs.
 
-    y0 (B, n), theta (P,)
+    y0 (B, n), theta (P,); y0 is None where it was left out
     t0, t1       floats, of the ends of the span: outputs at t1 move with it, those at other times do not; None where the field does not give what is needed
     evaluations  forward evaluations and pullbacks that it took
     drift        of an adjoint that solves the states backwards: how far from y0 they came, in units of the tolerance; None elsewhere
     """
 
-    y0: Array
+    y0: Array | None
     theta: Array
     t0: float | None
     t1: float | None
@@ -41,13 +42,16 @@ def check_run(run: Any, name: str) -> Run:
     return run
 
 
-def outputs(run: Run, y_bar: ArrayLike | None, jumps: Iterable[tuple[float, ArrayLike]] | None) -> list[tuple[float, Array]]:
-    """Every cotangent of a state with its time, flat (B n,); y_bar is of run.y1, or of run.y, a row an output time.
+def outputs(run: Run, y_bar: ArrayLike | None, jumps: Iterable[tuple[float, ArrayLike]] | None, factors: bool = False) -> list[tuple[float, Any]]:
+    """Every cotangent of a state with its time, flat (B n,); y_bar is of run.y1, or of run.y, a row an output time. With `factors`, `Factors` stay.
 
     An entry whose time equals run.tspan[1] is a cotangent of an output at t1; `discrete` and `forward` take it so to a rounding.
     """
     shape = run.end.shape
-    pairs: list[tuple[float, Any]] = [(float(t), finite(f"the cotangent at t = {float(t):g}", bar)) for t, bar in (() if jumps is None else jumps)]
+    pairs: list[tuple[float, Any]] = []
+    for t, bar in () if jumps is None else jumps:
+        whole = not (factors and isinstance(bar, Factors) and bar.is_finite())
+        pairs.append((float(t), finite(f"the cotangent at t = {float(t):g}", bar) if whole else bar))
     if y_bar is not None:
         y_bar = finite("y_bar", y_bar)
         if y_bar.shape == shape:
@@ -59,7 +63,7 @@ def outputs(run: Run, y_bar: ArrayLike | None, jumps: Iterable[tuple[float, Arra
     for t, bar in pairs:
         if bar.shape != shape:
             raise InputError(f"the cotangent at t = {t:g} must have shape {shape}; got {bar.shape}")
-    return [(t, np.ascontiguousarray(bar).ravel()) for t, bar in pairs]
+    return [(t, bar if isinstance(bar, Factors) else np.ascontiguousarray(bar).ravel()) for t, bar in pairs]
 
 
 def finite(name: str, bar: ArrayLike) -> Array:

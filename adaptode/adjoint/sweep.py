@@ -7,18 +7,20 @@ the next: a step's stages, which are many arrays, then stay in the cache. Cotang
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._jit import borrow, dual, specialize
+from .._jit import borrow, dual, inline, part, specialize
 from ..combine import add, combine, combine_vjp, is_zero
 from ..dense import dense_weights
-from ..fields.hidden import hidden_linearize, hidden_pullback, hidden_rows
-from ..fields.mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows
+from ..fields.hidden import hidden_linearize, hidden_pullback, hidden_rows, hidden_rows_room
+from ..fields.mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows, mlp_rows_room
 from ..fields.protocol import Array, Bound
 from ..fields.sockets import socket_linearize, socket_pullback, through_socket
 from ..lifted import hidden_estimates_vjp
+from ..room import empty, zeros
 from ..step import borrowed, bound_linearize, bound_pullback, carry_vjp, estimates_vjp, linearized_stages, pullback, stages_vjp
 from ..tableau import Tableau
 from ..threads import how_many, together
@@ -47,13 +49,17 @@ def nothing_kept(dtype: Any) -> Array:
 
 
 class Cotangents(NamedTuple):
-    """What comes in, in the order of time: outputs by step index and fraction θ of the step, (k, N); q̄ and S̄ of every step, (m,)."""
+    """What comes in, in the order of time: outputs by step index and fraction θ of the step, (k, N); q̄ and S̄ of every step, (m,).
+
+    scaled: q of every step, (m,), if it is to be taken as known, NaN if not; see `step.scaled_error_vjp`
+    """
 
     step: Array
     fraction: Array
     output: Array
     error: Array
     stiffness: Array
+    scaled: Array
 
 
 class Scratch(NamedTuple):
@@ -135,9 +141,8 @@ def sweep(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, f
         calls += linearized_stages(theta, tab, t, h, y0, s, stages, Y, K, kept, False)
 
         if opened:
-            estimates_vjp(
-                theta, tab, h, y0, y1, K, Y, atol, rtol, q_bar, stiffness_bar, err, y_bar, err_bar, y0_bar, K_bar, Y_pair_bar, theta_bar
-            )
+            bars = q_bar, stiffness_bar, err, y_bar, err_bar, y0_bar, K_bar, Y_pair_bar
+            estimates_vjp(theta, tab, h, y0, y1, K, Y, atol, rtol, cotangents.scaled[n], *bars)
         carry_vjp(tab, h, y_bar, err_bar, y0_bar, K_bar)
         calls += stages_vjp(theta, tab, t, h, Y, kept, 1, Y_pair_bar, Y_bar, y0_bar, K_bar[:stages], theta_bar)
         if not (tab.fsal and (n > 0 or not first)) and not is_zero(K_bar[0]):
@@ -174,7 +179,7 @@ def new_scratch(method: Tableau, size: int, kept: int, dtype: Any) -> Scratch:
 
 # --- by tiles of samples ----------------------------------------------------------------------------------------------------
 
-_ROWS = {"mlp": mlp_rows, "hidden": hidden_rows}
+_ROWS, _ROWS_ROOM = {"mlp": mlp_rows, "hidden": hidden_rows}, {"mlp": mlp_rows_room, "hidden": hidden_rows_room}
 
 
 def tile_rows(method: Tableau, kind: str, kept: int, batch: int, size: int, dtype: Any) -> int:
@@ -191,7 +196,9 @@ class Tile:
 
     def __init__(self, method: Tableau, bound: Bound, batch: int, size: int, lo: int, hi: int, dtype: Any) -> None:
         n, kept = size // batch, bound.kept // batch
-        pack, self.shared, one = _ROWS[bound.kind](bound.pack, lo, hi)
+        nothing = np.empty(0, dtype)
+        room = np.empty(_ROWS_ROOM[bound.kind](bound.pack, hi - lo), dtype)
+        pack, self.shared, one = _ROWS[bound.kind](bound.pack, lo, hi, room, nothing)
         self.bound = bound._replace(pack=pack)
         self.theta = np.zeros(self.shared + one * (hi - lo), dtype)
         self.numbers, self.own = slice(lo * n, hi * n), slice(self.shared + lo * one, self.shared + hi * one)
@@ -204,13 +211,25 @@ class Tile:
         bars = bars._replace(output=np.ascontiguousarray(bars.output[:, which]))
         return enter(self.bound, tab, Grid(grid.t, states, stages, grid.kept), *tolerances, bars, self.scratch, y_bar[which], self.theta, first, last)
 
-    def join(self, theta_bar: Array) -> None:
-        """Its cotangents of parameters, added."""
-        theta_bar[: self.shared] += self.theta[: self.shared]
-        theta_bar[self.own] += self.theta[self.shared :]
+
+def _groups(tiles: int, numbers: int) -> list[int]:
+    """Of so many tiles, edges between the groups whose `numbers` cotangents each are added up apart."""
+    groups = max(1, min(_GROUPS, tiles, _NUMBERS // numbers))
+    return [tiles * k // groups for k in range(groups + 1)]
 
 
-def rows_of(theta, lo, hi):
+def join(tiles: list[Tile], theta_bar: Array) -> None:
+    """Adds what all tiles found, in the order of `enter_all_tiles`."""
+    shared = tiles[0].shared
+    for a, b in pairwise(_groups(len(tiles), shared)):
+        total = np.zeros(shared, theta_bar.dtype)
+        for tile in tiles[a:b]:
+            total += tile.theta[:shared]
+            theta_bar[tile.own] += tile.theta[shared:]
+        theta_bar[:shared] += total
+
+
+def rows_of(theta, lo, hi, room, wide_bar):
     """As `mlp_rows`; bound by `specialize`."""
     raise NotImplementedError
 
@@ -220,70 +239,104 @@ def home(theta, tab, grid, atol, rtol, cotangents, scratch, y_bar, theta_bar, fi
     raise NotImplementedError
 
 
+def rows_room(theta, rows):
+    """As `mlp_rows_room`; bound by `specialize`."""
+    raise NotImplementedError
+
+
 @dual
-def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, cuts, which, y_bar, shared_bars, own_bar):
+def tile_room(theta, tab, grid, cotangents, kept, batch, rows):
+    """Numbers of the room that `all_tiles` needs for tiles of so many samples."""
+    total, kinds, full = tab.c.size, grid.stages.shape[1], rows * (grid.states.shape[1] // batch)
+    step = 3 * total + 6 + grid.t.size + grid.stages.shape[0] * kinds + cotangents.output.shape[0]
+    _, shared, one = rows_of(theta, 0, 0, cotangents.output.reshape(-1)[:0], cotangents.output.reshape(-1)[:0])
+    return step * full + total * (kept // batch) * rows + shared + one * rows + rows_room(theta, rows)
+
+
+@inline
+def _next(room, taken, shape):
+    """What follows the numbers that are taken, taken too."""
+    first = taken[0]
+    size = 1
+    for length in shape:
+        size *= length
+    taken[0] += size
+    return part(room, first, shape)
+
+
+@dual
+def all_tiles(theta, tab, grid, atol, rtol, cotangents, kept, batch, rows, cuts, which, y_bar, shared_bars, own_bar, wide_bars, room):
     """A whole run, as by `Tile` after `Tile`, of the samples in some groups: of group k they are cuts[k] … cuts[k + 1] − 1.
 
-    shared_bars, own_bar: cotangents of the parameters that samples share, (groups, ·), and of those that are a sample's own
+    shared_bars, own_bar: cotangents of the parameters that samples share, (groups, ·), and of those that are a sample's own;  wide_bars (groups, ·): of what
+    is shared where norms are lifted;  room: `tile_room` numbers, for one tile after the other
     """
-    n, total, calls, dtype = y_bar.size // batch, tab.c.size, 0, y_bar.dtype
-    step, fraction, output, error, stiffness = cotangents
-    steps, (_, kinds, _), full, keep = grid.t.size, grid.stages.shape, rows * n, kept // batch
-    room, kept_room = np.empty((3 * total + 6) * full, dtype), np.empty(total * keep * rows, dtype)  # for all tiles: new memory costs as much as a few sums
-    states_room, stages_room = np.empty(steps * full, dtype), np.empty(grid.stages.shape[0] * kinds * full, dtype)
+    n, total, calls = y_bar.size // batch, tab.c.size, 0
+    step, fraction, output, error, stiffness, scaled = cotangents
+    steps, (has_stages, kinds, _), keep = grid.t.size, grid.stages.shape, kept // batch
+    wide = atol.size // batch, rtol.size // batch  # 0 where one tolerance is all components'
+    taken = np.zeros(1, np.int64)
     for k in which:
         for lo in range(cuts[k], cuts[k + 1], rows):
             hi = min(lo + rows, cuts[k + 1])
-            own, shared, one = rows_of(theta, lo, hi)
+            taken[0] = 0
+            own, shared, one = rows_of(theta, lo, hi, _next(room, taken, (rows_room(theta, hi - lo),)), wide_bars[k])
             a, b = lo * n, hi * n
             size = b - a
-            states = states_room[: steps * size].reshape(steps, size)
+            states, stages = _next(room, taken, (steps, size)), _next(room, taken, (has_stages, kinds, size))
             states[:] = grid.states[:, a:b]
-            stages = stages_room[: grid.stages.shape[0] * kinds * size].reshape(grid.stages.shape[0], kinds, size)
-            if stages.shape[0] > 0:
+            if has_stages > 0:
                 stages[:] = grid.stages[:, :, a:b]
-            bars = Cotangents(step, fraction, output[:, a:b].copy(), error, stiffness)
-            S, pair = total * size, (3 * total + 2) * size
+            some = _next(room, taken, (output.shape[0], size))
+            some[:] = output[:, a:b]
+            bars = Cotangents(step, fraction, some, error * ((hi - lo) / batch), stiffness, scaled)
             scratch = Scratch(
-                room[:S].reshape(total, size),
-                room[S : 2 * S].reshape(total, size),
-                room[2 * S : 3 * S].reshape(total, size),
-                kept_room[: total * keep * (hi - lo)].reshape(total, keep * (hi - lo)),
-                room[3 * S : pair].reshape(2, size),
-                room[pair : pair + size],
-                room[pair + size : pair + 2 * size],
-                room[pair + 2 * size : pair + 3 * size],
-                room[pair + 3 * size : pair + 4 * size],
+                _next(room, taken, (total, size)),
+                _next(room, taken, (total, size)),
+                _next(room, taken, (total, size)),
+                _next(room, taken, (total, keep * (hi - lo))),
+                _next(room, taken, (2, size)),
+                _next(room, taken, (size,)),
+                _next(room, taken, (size,)),
+                _next(room, taken, (size,)),
+                _next(room, taken, (size,)),
             )
-            bar = np.zeros(shared + one * (hi - lo), dtype)
-            calls = max(calls, home(own, tab, Grid(grid.t, states, stages, grid.kept), atol, rtol, bars, scratch, y_bar[a:b], bar, True, True))
+            tolerances = atol[lo * wide[0] : hi * wide[0]] if wide[0] > 0 else atol, rtol[lo * wide[1] : hi * wide[1]] if wide[1] > 0 else rtol
+            bar = _next(room, taken, (shared + one * (hi - lo),))
+            bar[:] = 0.0
+            calls = max(calls, home(own, tab, Grid(grid.t, states, stages, grid.kept), *tolerances, bars, scratch, y_bar[a:b], bar, True, True))
             add(bar[:shared], shared_bars[k])
             add(bar[shared:], own_bar[one * lo : one * hi])
     return calls
 
 
-mlp_tiles = specialize(all_tiles, compiled=True, home=sweep_mlp, rows_of=mlp_rows)
-_ALL_TILES = {
-    "mlp": mlp_tiles,
-    "hidden": specialize(all_tiles, compiled=True, home=_sweep_hidden, rows_of=hidden_rows),
-}
+_MLP = {"home": sweep_mlp, "rows_of": mlp_rows, "rows_room": mlp_rows_room}
+_HIDDEN = {"home": _sweep_hidden, "rows_of": hidden_rows, "rows_room": hidden_rows_room}
+mlp_tiles, mlp_tile_room = (specialize(function, compiled=True, **_MLP) for function in (all_tiles, tile_room))
+_ALL_TILES = {"mlp": mlp_tiles, "hidden": specialize(all_tiles, compiled=True, **_HIDDEN)}
+_TILE_ROOM = {"mlp": mlp_tile_room, "hidden": specialize(tile_room, compiled=True, **_HIDDEN)}
 
 
 def enter_all_tiles(
     bound: Bound, tab: Any, grid: Grid, atol: Array, rtol: Array, bars: Cotangents, batch: int, rows: int, y_bar: Array, theta_bar: Array
 ) -> int:
     """`all_tiles` by the copy that serves the field, of some groups of tiles apart, which threads share; their cotangents are added in the groups' order."""
-    tiles, shared = -(-batch // rows), _ROWS[bound.kind](bound.pack, 0, 0)[1]
-    groups = max(1, min(_GROUPS, tiles, _NUMBERS // shared))
-    cuts = np.array([min(batch, rows * (tiles * k // groups)) for k in range(groups + 1)])
+    tiles, dtype, wide_bar = -(-batch // rows), y_bar.dtype, bound.pack[2].weights_bar if bound.kind == "hidden" else y_bar[:0]
+    shared = _ROWS[bound.kind](bound.pack, 0, 0, y_bar[:0], wide_bar)[1]
+    edges = _groups(tiles, shared + wide_bar.size)
+    groups, cuts = len(edges) - 1, np.array([min(batch, rows * edge) for edge in edges])
     parties = how_many(3 * batch * shared * (grid.t.size - 1) * tab.b.size, groups)
-    parts, calls = np.zeros((groups, shared), y_bar.dtype), np.zeros(parties, np.int64)
+    sums, calls = zeros(groups * (shared + wide_bar.size), dtype, scratch=True), np.zeros(parties, np.int64)
+    parts, wide_parts = sums[: groups * shared].reshape(groups, shared), sums[groups * shared :].reshape(groups, -1)
+    numbers = _TILE_ROOM[bound.kind](bound.pack, tab, grid, bars, bound.kept, batch, rows)
+    rooms = [empty(numbers, dtype, scratch=True) for _ in range(parties)]
 
     def some(thread: int) -> None:
-        which, bars_out = np.arange(thread, groups, parties), (y_bar, parts, theta_bar[shared:])
-        calls[thread] = _ALL_TILES[bound.kind](bound.pack, tab, grid, atol, rtol, bars, bound.kept, batch, rows, cuts, which, *bars_out)
+        which, out = np.arange(thread, groups, parties), (y_bar, parts, theta_bar[shared:], wide_parts, rooms[thread])
+        calls[thread] = _ALL_TILES[bound.kind](bound.pack, tab, grid, atol, rtol, bars, bound.kept, batch, rows, cuts, which, *out)
 
     together([partial(some, thread) for thread in range(parties)])
-    for part in parts:
-        add(part, theta_bar[:shared])
+    for k in range(groups):
+        add(parts[k], theta_bar[:shared])
+        add(wide_parts[k], wide_bar)
     return int(calls.max())

@@ -15,12 +15,15 @@ their cotangents M̄, z̄₀ summed over all stages, and outputs y_k = y₀ + α
 (3)  ᾱ_k = ȳ_k Ŵᵀ
 (4)  W̄₁ = y₀ᵀ z̄₀ + Ŵᵀ M̄,   Ŵ̄ = M̄ W₁ᵀ + Σ_k α_kᵀ ȳ_k,   ȳ₀ = z̄₀ W₁ᵀ + Σ_k ȳ_k
 
-Their cotangents lie as they do, and after them those of Ŵ and of y₀ that the norms of a step bring.
+Their cotangents lie as they do. Those of Ŵ and of y₀ that the norms of a step bring are added to the `Lift`'s.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,11 +31,12 @@ import numpy as np
 from .._jit import inline, kernel
 from ..activations import IDENTITY
 from ..householder import triangle
-from ..products import BLOCK_ROWS, add_matrix_product, matrix_product, product
-from ..room import Room
+from ..products import BLOCK_ROWS, Factors, add_matrix_product, cuts, matrix_product, product
+from ..room import Room, empty, zeros
+from ..threads import how_many, together
 from . import mlp_kernels as kernels
 from .mlp import MLP, mlp_pack
-from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows, mlp_time_pullback, mlp_value
+from .mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows, mlp_time_pullback, mlp_value, mlp_work
 from .protocol import Array, Bound
 
 LIFT_ROWS = BLOCK_ROWS // 2  # lifted at a time; a multiple of four, as the running sums of a norm ask
@@ -41,48 +45,55 @@ LIFT_ROWS = BLOCK_ROWS // 2  # lifted at a time; a multiple of four, as the runn
 class Lift(NamedTuple):
     """Equation (1) for compiled code: base y₀ (B, n), weights Ŵ (m, n), factor L (m, min(m, n)) of Ŵ = L Q; and room for what `adaptode.lifted` works on.
 
-    at (2, B m)      α of the two states lifted last       states (2, B n)   they themselves; `newest` (1,) is the number of the newer
-    err, pair        LIFT_ROWS rows of a lifted error vector, and of a difference of two stages
+    at 2 (B m,)      α of the two states lifted last       states 2 (B n,)   they themselves; `newest` (1,) is the number of the newer
+    err, pair        2 LIFT_ROWS rows of lifted error vectors and states, and of them in hidden coordinates
     sums (2, T, 10)  of every LIFT_ROWS rows, sums of squares of which norms are made: of this attempt and of the one before
     place (4,)       number of the first of these rows; all rows there are; how many threads work on them, and how often they have met, by `counter` (1,)
+    weights_bar (m n,), base_bar (B n,)   where a norm's transpose adds the cotangents of Ŵ and of y₀, of which it needs the first; or empty
     """
 
     base: Array
     weights: Array
     factor: Array
-    at: Array
-    states: Array
+    at: tuple[Array, Array]
+    states: tuple[Array, Array]
     newest: Array
     err: Array
     pair: Array
     sums: Array
     place: Array
     counter: Array
+    weights_bar: Array
+    base_bar: Array
 
 
 FIRST, ALL, PARTIES, MEETINGS = range(4)  # of `place`
 
 
-def lift_size(rows: int, n: int, m: int) -> int:
-    """Numbers that `new_lift` takes."""
-    return (2 * rows + LIFT_ROWS) * (n + m)
+def lift_size(n: int, m: int) -> int:
+    """Numbers of `err` and `pair`."""
+    return 2 * LIFT_ROWS * (n + m)
 
 
-def new_lift(base: Array, weights: Array, factor: Array, room: Room | None = None) -> Lift:
-    """For all rows, by one thread."""
-    (batch, n), (m, dtype) = base.shape, (len(weights), base.dtype)
-    room = room or Room(lift_size(batch, n, m), dtype)
-    at, states, newest = room.take(2, batch * m), room.take(2, base.size), np.zeros(1, np.int64)
-    at[:] = np.nan  # no state is lifted yet
-    tiles = -(-batch // LIFT_ROWS)
-    some = room.take(LIFT_ROWS * n), room.take(LIFT_ROWS * m), np.empty((2, tiles, 10))
-    return Lift(base, weights, factor, at, states, newest, *some, np.array([0, batch, 1, 0]), np.zeros(1, np.int64))
+def new_lift(base: Array, weights: Array, factor: Array, stepped: bool, opened: bool) -> Lift:
+    """For all rows, by one thread. stepped: with room for norms;  opened: for their transpose, which needs no states."""
+    (batch, n), (m, dtype), rows = base.shape, (len(weights), base.dtype), len(base) * stepped
+    some_rows = 2 * LIFT_ROWS * (stepped or opened)
+    at, states = ((empty(rows * size, dtype), empty(rows * size, dtype)) for size in (m, n))
+    for a in at:
+        a[:] = np.nan  # no state is lifted yet
+    room, tiles, nothing = Room(some_rows * (n + m), dtype), -(-batch // LIFT_ROWS), np.empty(0, dtype)
+    some = np.zeros(1, np.int64), room.take(some_rows * n), room.take(some_rows * m), np.empty((2, tiles, 10))
+    return Lift(base, weights, factor, at, states, *some, np.array([0, batch, 1, 0]), np.zeros(1, np.int64), nothing, nothing)
 
 
 def shared_lift(lift: Lift, lo: int, hi: int, parties: int, room: Room) -> Lift:
     """For rows lo … hi − 1, a thread's part of all; lo is a multiple of LIFT_ROWS."""
-    own = new_lift(lift.base[lo:hi], lift.weights, lift.factor, room)
-    return own._replace(sums=lift.sums, place=np.array([lo // LIFT_ROWS, len(lift.base), parties, 0]), counter=lift.counter)
+    m, n = lift.weights.shape
+    at, states = tuple(a[lo * m : hi * m] for a in lift.at), tuple(y[lo * n : hi * n] for y in lift.states)
+    own = {"newest": lift.newest.copy(), "err": room.take(2 * LIFT_ROWS * n), "pair": room.take(2 * LIFT_ROWS * m)}
+    place = np.array([lo // LIFT_ROWS, len(lift.base), parties, 0])
+    return lift._replace(base=lift.base[lo:hi], at=at, states=states, place=place, **own)
 
 
 @inline
@@ -158,11 +169,28 @@ def hidden_time_pullback(pack, kept, w):
 
 
 @kernel
-def hidden_rows(pack, lo, hi):
-    """As `mlp_rows`, for the small system."""
-    inner, x, lift = pack
-    own, shared, one = mlp_rows(inner, lo, hi)
-    return (own, np.empty((hi - lo) * _width(inner[1]), x.dtype), lift), shared, one
+def hidden_rows_room(pack, rows):
+    """As `mlp_rows_room`."""
+    inner, _, lift = pack
+    m, n = lift.weights.shape
+    return mlp_work(inner[1], rows) + rows * _width(inner[1]) + 2 * LIFT_ROWS * (n + m)
+
+
+@kernel
+def hidden_rows(pack, lo, hi, room, wide_bar):
+    """As `mlp_rows`, for the small system; wide_bar is `Lift.weights_bar` of these samples."""
+    inner, _, lift = pack
+    (m, n), width = lift.weights.shape, _width(inner[1])
+    a = mlp_work(inner[1], hi - lo)
+    b = a + (hi - lo) * width
+    c = b + 2 * LIFT_ROWS * n
+    own, shared, one = mlp_rows(inner, lo, hi, room[:a], wide_bar)
+    base_bar = lift.base_bar[lo * n : hi * n] if lift.base_bar.size > 0 else lift.base_bar
+    scratch = room[b:c], room[c : c + 2 * LIFT_ROWS * m]
+    rows = Lift(
+        lift.base[lo:hi], lift.weights, lift.factor, lift.at, lift.states, lift.newest, *scratch, lift.sums, lift.place, lift.counter, wide_bar, base_bar
+    )
+    return (own, room[a:b], rows), shared, one
 
 
 class HiddenCoordinates:
@@ -178,12 +206,27 @@ class HiddenCoordinates:
         self._last = field.n_params - hidden_size(field) * n
         self.W1, self.weights = theta[: self._second].reshape(n, -1), theta[self._last :].reshape(-1, n)
         self.shape = batch, len(self.weights)
-        self._inner = np.concatenate([matrix_product(self.weights, self.W1).ravel(), theta[self._second : self._last]])
+        self._inner = empty(self.shape[1] * field.sizes[1] + self._last - self._second, base.dtype)
+        mixing = self._inner[: self.shape[1] * field.sizes[1]].reshape(self.shape[1], -1)
+        self._inner[mixing.size :] = theta[self._second : self._last]
         code, time = (int(field.meta[i]) for i in (kernels.HIDDEN, kernels.TIME))
         meta = np.array([len(field.sizes) - 2, time, IDENTITY, code, code, self.shape[1], *field.sizes[1:-1]])
-        self._meta, self._shift = meta, matrix_product(self.base, self.W1).ravel()
-        self._factor = triangle(self.weights)
-        self.n_params = self._inner.size + batch * field.sizes[1] + self.weights.size + base.size
+        self._meta, shift = meta, empty((batch, field.sizes[1]), base.dtype)
+        self._shift, self._factor = shift.ravel(), base[:0]
+
+        def of_weights() -> None:
+            product(self.weights, self.W1, mixing)
+            self._factor = triangle(self.weights)
+
+        parties = how_many(2 * base.size * field.sizes[1], 1 + batch // BLOCK_ROWS)
+        rows = pairwise(cuts(batch, max(1, parties - 1)))  # for one thread the weights are as much work
+        tasks = [of_weights, *(partial(product, self.base[lo:hi], self.W1, shift[lo:hi]) for lo, hi in rows)]
+        if parties > 1:
+            together(tasks)
+        else:
+            for task in tasks:
+                task()
+        self.n_params = self._inner.size + batch * field.sizes[1]
 
     def at(self, base: Array) -> HiddenCoordinates:
         """Those of the same parameters that begin at other states (B, n)."""
@@ -197,13 +240,18 @@ class HiddenCoordinates:
         """B m."""
         return self.shape[0] * self.shape[1]
 
-    def bind(self) -> Bound:
-        """The functions of the small system; buffers inside belong to this one use."""
+    def bind(self, stepped: bool = True, opened: bool = False, start: bool = True) -> Bound:
+        """The functions of the small system; buffers inside belong to this one use.
+
+        stepped: for norms;  opened: for their transpose;  start: and for its part in ȳ₀
+        """
         dtype, batch = self.base.dtype, self.shape[0]
         pack, kept = mlp_pack(self._inner, self._meta, batch, dtype, self._shift)
         room = np.empty(batch * self.field.sizes[-2], dtype)
-        functions = hidden_value, hidden_linearize, hidden_pullback
-        return Bound("hidden", *functions, (pack, room, new_lift(self.base, self.weights, self._factor)), kept, owner=self, time_pullback=hidden_time_pullback)
+        functions, lift = (hidden_value, hidden_linearize, hidden_pullback), new_lift(self.base, self.weights, self._factor, stepped, opened)
+        if opened:
+            lift = lift._replace(weights_bar=zeros(self.weights.size, dtype), base_bar=zeros(self.base.size * start, dtype))
+        return Bound("hidden", *functions, (pack, room, lift), kept, owner=self, time_pullback=hidden_time_pullback)
 
     def direction(self, alpha: Array) -> Array:
         """α Ŵ: what a stage, a slope or an error of the small system is in y, (…, B, n)."""
@@ -216,30 +264,45 @@ class HiddenCoordinates:
         out += self.base
         return out
 
-    def pull_output(self, y_bar: Array) -> Array:
-        """Equation (3): ᾱ (…, B m) of cotangents (…, B, n)."""
-        return matrix_product(y_bar.reshape(-1, self.base.shape[1]), self.weights.T.copy()).reshape(*y_bar.shape[:-2], self.size)
+    def pull_output(self, y_bar: Array | Factors) -> Array:
+        """Equation (3): ᾱ (B m,) of cotangents (B, n)."""
+        if isinstance(y_bar, Factors):  # (l r) Ŵᵀ = l (Ŵ rᵀ)ᵀ
+            return matrix_product(y_bar.left, matrix_product(self.weights, y_bar.right.T).T).ravel()
+        return matrix_product(y_bar, self.weights.T).ravel()
 
-    def pull(self, bar: Array, alpha: Array, y_bar: Array) -> tuple[Array, Array]:
-        """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of a vector of cotangents (n_params,) and of outputs at α (k, B m) with cotangents (k, B, n)."""
-        theta_bar = np.zeros(self.field.n_params, self.base.dtype)
+    def pull(
+        self, bar: Array, alpha: Array, y_bar: Sequence[Array | Factors], bound: Bound | None = None, start: bool = True
+    ) -> tuple[Array | None, Array]:
+        """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of a vector of cotangents (n_params,), and of outputs at α (k, B m) with cotangents (B, n) each.
+
+        bound: whose `Lift` has the cotangents of norms, if it was opened;  start: False leaves out ȳ₀, and with it a wide product
+        """
+        theta_bar = zeros(self.field.n_params, self.base.dtype)
         mixing, rows = self.shape[1] * self.W1.shape[1], self.shape[0]
         z0 = self._inner.size
-        weights = z0 + rows * self.W1.shape[1]
-        base = weights + self.weights.size
-        M_bar, z0_bar = bar[:mixing].reshape(self.shape[1], -1), bar[z0:weights].reshape(rows, -1)
+        M_bar, z0_bar = bar[:mixing].reshape(self.shape[1], -1), bar[z0:].reshape(rows, -1)
         W1_bar, weights_bar = theta_bar[: self._second].reshape(self.W1.shape), theta_bar[self._last :].reshape(self.weights.shape)
         W1_transposed = self.W1.T.copy()
         add_matrix_product(self.base, z0_bar, W1_bar)
         add_matrix_product(self.weights, M_bar, W1_bar)
         theta_bar[self._second : self._last] = bar[mixing:z0]
         product(M_bar, W1_transposed, weights_bar)
-        weights_bar += bar[weights:base].reshape(self.weights.shape)
-        y0_bar = matrix_product(z0_bar, W1_transposed)
-        y0_bar += bar[base:].reshape(self.base.shape)
+        of_weights, of_base = bound.pack[2][-2:] if bound else (bar[:0], bar[:0])
+        if of_weights.size:
+            weights_bar += of_weights.reshape(self.weights.shape)
         for a, out_bar in zip(alpha, y_bar, strict=True):
-            add_matrix_product(a.reshape(self.shape), out_bar, weights_bar)
-            y0_bar += out_bar
+            a = a.reshape(self.shape)
+            if isinstance(out_bar, Factors):
+                weights_bar += matrix_product(matrix_product(a.T, out_bar.left), out_bar.right)
+            else:
+                add_matrix_product(a, out_bar, weights_bar)
+        if not start:
+            return None, theta_bar
+        y0_bar = matrix_product(z0_bar, W1_transposed)
+        if of_base.size:
+            y0_bar += of_base.reshape(self.base.shape)
+        for out_bar in y_bar:
+            y0_bar += np.asarray(out_bar)
         return y0_bar, theta_bar
 
 

@@ -350,16 +350,27 @@ def mlp_time_pullback(pack, kept, w):
 
 
 @kernel
+def mlp_work(meta, batch):
+    """Numbers of `work`."""
+    return (3 * batch + 1) * _widest(meta)
+
+
+@kernel
 def mlp_packed(theta, meta, batch, back):
     """A `pack` for `batch` samples, for pullbacks too if `back`."""
-    work, nothing = np.empty((3 * batch + 1) * _widest(meta), theta.dtype), np.empty(0, theta.dtype)
+    work, nothing = np.empty(mlp_work(meta, batch), theta.dtype), np.empty(0, theta.dtype)
     return theta, meta, work, nothing, mlp_transposed(theta, meta) if back else nothing
 
 
 @kernel
-def mlp_rows(pack, lo, hi):
-    """`pack` for samples lo … hi − 1, with room of its own; how many cotangents of parameters all samples share, and how many are one sample's own."""
-    theta, meta, work, shift, transposed = pack
+def mlp_rows_room(pack, rows):
+    """Numbers of the room that `mlp_rows` needs for so many samples."""
+    return mlp_work(pack[1], rows)
+
+
+@kernel
+def mlp_rows(pack, lo, hi, room, wide_bar):
+    """`pack` for samples lo … hi − 1, with a room of their own; how many cotangents of parameters all samples share, and how many are one sample's own."""
+    theta, meta, _, shift, transposed = pack
     one = meta[SIZES + 1] if shift.size > 0 else 0
-    own = np.empty((3 * (hi - lo) + 1) * _widest(meta), work.dtype)
-    return (theta, meta, own, shift[lo * one : hi * one], transposed), theta.size, one
+    return (theta, meta, room[: mlp_work(meta, hi - lo)], shift[lo * one : hi * one], transposed), theta.size, one

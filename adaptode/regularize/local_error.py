@@ -198,7 +198,7 @@ class _OneStep:
     def __init__(self, run: Run, t: float, h: float, u: Array) -> None:
         self.run, self.t, self.h, self.shape, dtype = run, t, h, u.shape, u.dtype
         self.hidden = None if run.coordinates is None else run.coordinates.at(u)
-        self.bound = run.field.bind(run.theta, u.shape[0], dtype) if self.hidden is None else self.hidden.bind()
+        self.bound = run.field.bind(run.theta, u.shape[0], dtype) if self.hidden is None else self.hidden.bind(opened=True)
         self.u = u.ravel() if self.hidden is None else np.zeros(self.hidden.size, dtype)
         self.tab = tab = run.method.coefficients(dtype)
         s, size = tab.b.size, self.u.size
@@ -213,8 +213,8 @@ class _OneStep:
         K_bar, pair_bar = np.zeros_like(self.K), np.zeros((2, size), dtype)
         u_bar, u1_bar, scratch, err_bar = (*(np.zeros(size, dtype) for _ in range(3)), np.zeros_like(self.err))
         theta_bar = np.zeros(run.field.n_params if self.hidden is None else self.hidden.n_params, dtype)
-        bars = self.err, u1_bar, err_bar, u_bar, K_bar, pair_bar, theta_bar
-        bound_estimates_vjp(bound, tab, self.h, self.u, self.u1, self.K, self.Y, run.atol, run.rtol, q_bar, stiffness_bar, *bars)
+        bars = self.err, u1_bar, err_bar, u_bar, K_bar, pair_bar
+        bound_estimates_vjp(bound, tab, self.h, self.u, self.u1, self.K, self.Y, run.atol, run.rtol, self.q, q_bar, stiffness_bar, *bars)
         carry_vjp(tab, self.h, u1_bar, err_bar, u_bar, K_bar)
         calls = bound_stages_vjp(bound, tab, self.t, self.h, self.Y, self.kept, 1, pair_bar, scratch, u_bar, K_bar, theta_bar)
         if through_k1:
@@ -222,5 +222,5 @@ class _OneStep:
             calls += 1
         if self.hidden is None:
             return theta_bar, u_bar.reshape(self.shape), calls
-        y_bar, theta_bar = self.hidden.pull(theta_bar, np.empty((0, size), dtype), np.empty((0, *self.shape), dtype))
+        y_bar, theta_bar = self.hidden.pull(theta_bar, np.empty((0, size), dtype), (), bound)
         return theta_bar, y_bar, calls

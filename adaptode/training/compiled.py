@@ -18,6 +18,7 @@ class CompiledObjective(Objective):
 
     def __init__(self, objective: Objective) -> None:
         vars(self).update(vars(objective))
+        self._keep_factors = False
         if self.penalties:
             raise InputError("a compiled objective has no penalties: leave them out, or train with the objective itself")
         if self.adjoint != "discrete" or self.adjoint_options:
@@ -33,7 +34,7 @@ class CompiledObjective(Objective):
         states = self.flow(theta, X)[0]  # type: ignore[arg-type]
         return states[0] if self.head is None and self.times is None else self._output(phi, states)[0]
 
-    def value_and_grad(self, params: ArrayLike, X: ArrayLike, y: ArrayLike, *, rng: Any = None, step: int = 0) -> Evaluation:
+    def value_and_grad(self, params: ArrayLike, X: ArrayLike, y: ArrayLike, *, rng: Any = None, step: int = 0, start: bool = False) -> Evaluation:
         theta, phi = self.split(params)
         states, tape = self.flow(theta, X, keep=True)  # type: ignore[arg-type]
         output, transpose = self._output(phi, states)
@@ -44,4 +45,4 @@ class CompiledObjective(Objective):
         else:  # an overflow in the head or the loss, not a wrong argument
             start_bar, theta_bar, calls = np.full_like(tape.y0, np.nan), np.full_like(theta, np.nan), 0
         grad = np.concatenate([theta_bar, phi_bar]) if phi_bar.size else theta_bar
-        return Evaluation(loss, grad, {"task": loss}, tape.nfev, calls, tape.error, start_bar)
+        return Evaluation(loss, grad, {"task": loss}, tape.nfev, calls, tape.error, start_bar if start else None)

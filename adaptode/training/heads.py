@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from ..checked import check_rng
 from ..errors import InputError
-from ..products import add_matrix_product, matrix_product
+from ..products import Factors, add_matrix_product, matrix_product
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,18 @@ class LinearHead:
 
     def vjp(self, phi: np.ndarray, x: np.ndarray, out_bar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`(x_bar, phi_bar)` for the cotangent out_bar (B, n_out)."""
+        x_bar, phi_bar = self.pull(phi, x, out_bar)
+        return np.asarray(x_bar), phi_bar
+
+    def pull(self, phi: np.ndarray, x: np.ndarray, out_bar: np.ndarray) -> tuple[Factors, np.ndarray]:
+        """`vjp` with x̄ = out̄ Wᵀ not multiplied out."""
         W, _ = self._views(phi, x)
         if out_bar.shape != (len(x), self.n_out):
             raise InputError(f"LinearHead: out_bar must be {(len(x), self.n_out)}, not {out_bar.shape}")
         phi_bar = np.zeros(self.n_params, W.dtype)
         add_matrix_product(x, out_bar, phi_bar[: W.size].reshape(W.shape))
         phi_bar[W.size :] = out_bar.sum(axis=0)
-        return matrix_product(out_bar, W.T), phi_bar
+        return Factors(out_bar, W.T), phi_bar
 
     def _views(self, phi: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if phi.shape != (self.n_params,) or x.ndim != 2 or x.shape[1] != self.n_in:

@@ -8,7 +8,7 @@ seen at the end of the span, t = t₁, or at given observation times. A penalty 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,14 +17,17 @@ from numpy.typing import ArrayLike
 
 from .. import adjoint as adjoints
 from ..checked import check_rng, check_saveat, check_span, check_tolerances
+from ..combine import all_finite
 from ..control import Controller, get_controller
 from ..errors import InputError
 from ..fields.protocol import Array, Field
+from ..products import Factors
 from ..regularize.base import Penalty
+from ..room import zeros
 from ..solution import Run
 from ..solver import solve
 from ..tableau import METHODS, Tableau, get_tableau
-from .heads import Head
+from .heads import Head, LinearHead
 from .losses import LOSSES
 
 
@@ -37,7 +40,7 @@ class Evaluation(NamedTuple):
     nfe_forward  : int              evaluations of the field in the forward solve
     nfe_backward : int              evaluations of the field and of its vjp in the backward pass
     error        : float            largest scaled error among the accepted steps, dimensionless
-    start        : (B, n) float     gradient with respect to X, the initial states
+    start        : (B, n) float     gradient with respect to X, the initial states; None where it was not asked for
     """
 
     loss: float
@@ -112,7 +115,9 @@ class Objective:
         if times is not None and (self.times.size == 0 or (np.diff(self.times) == 0).any()):
             raise InputError(f"times must be at least one time, and no time twice; got {self.times.tolist()}")
         self.adjoint, self.adjoint_options = adjoint, dict(adjoint_options or {})
-        self._adjoint_options = ({"ends": False} if adjoint == "discrete" else {}) | self.adjoint_options  # training holds the span
+        discrete = adjoint == "discrete"
+        self._adjoint_options = ({"ends": False} if discrete else {}) | self.adjoint_options  # training holds the span
+        self._keep_factors = discrete  # of the head's cotangents, which in hidden coordinates need not be multiplied out
         self._gradient()
         self.steps_per_epoch: int | None = None
         for penalty in self.penalties:
@@ -187,15 +192,21 @@ class Objective:
             return run.y1[None]
         return run.y if run.t.size == self.times.size else run.y[np.searchsorted(*((run.t, self.times) if self._forwards else (-run.t, -self.times)))]
 
-    def _output(self, phi: Array, seen: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
-        """The output, and its transpose: cotangents (k, B, n) of the states at the observed times, in order, and φ̄."""
-        states = seen[0] if self.times is None else np.ascontiguousarray(seen.transpose(1, 0, 2))
+    def _output(self, phi: Array, seen: Array) -> tuple[Array, Callable[[Array], tuple[Sequence[Array | Factors], Array]]]:
+        """The output, and its transpose: cotangents (B, n) of the states at each of the observed times, in order, and φ̄."""
+        states = seen[0] if self.times is None else seen.transpose(1, 0, 2)
+        if self.head is None:
+            return states, lambda bar: (bar[None] if self.times is None else np.ascontiguousarray(bar.transpose(1, 0, 2)), phi)
         flat = states.reshape(-1, self.field.n)
-        output = self.head.value(phi, flat) if self.head else flat
+        output = self.head.value(phi, flat)
 
-        def transpose(output_bar: Array) -> tuple[Array, Array]:
+        def transpose(output_bar: Array) -> tuple[Sequence[Array | Factors], Array]:
             flat_bar = output_bar.reshape(output.shape)
-            bar, phi_bar = self.head.vjp(phi, flat, flat_bar) if self.head else (flat_bar, phi)
+            if self._keep_factors and isinstance(self.head, LinearHead):
+                factors, phi_bar = self.head.pull(phi, flat, flat_bar)
+                lefts = factors.left[None] if self.times is None else factors.left.reshape(*states.shape[:2], -1).transpose(1, 0, 2)
+                return [Factors(np.ascontiguousarray(left), factors.right) for left in lefts], phi_bar
+            bar, phi_bar = self.head.vjp(phi, flat, flat_bar)
             bar = bar.reshape(states.shape)
             return bar[None] if self.times is None else np.ascontiguousarray(bar.transpose(1, 0, 2)), phi_bar
 
@@ -225,10 +236,10 @@ class Objective:
         """Outputs (B, ·) at X, or (B, k, ·) at the observation times, no penalty evaluated."""
         return self.output(params, self.solve(params, X))
 
-    def value_and_grad(self, params: ArrayLike, X: ArrayLike, y: ArrayLike, *, rng: np.random.Generator, step: int = 0) -> Evaluation:
+    def value_and_grad(self, params: ArrayLike, X: ArrayLike, y: ArrayLike, *, rng: np.random.Generator, step: int = 0, start: bool = False) -> Evaluation:
         """The objective on one batch and its gradient, exact on the accepted grid.
 
-        rng   draws one uniform variate a penalty;  step   the training step, which sets the schedules of the λ
+        rng   draws one uniform variate a penalty;  step   the training step, which sets the schedules of the λ;  start   the gradient with respect to X too
         """
         theta, phi = self.split(params)
         weights = [penalty.weight.by_epochs(self.steps_per_epoch)(step) for penalty in self.penalties]
@@ -248,7 +259,9 @@ class Objective:
         bars, phi_bar = transpose(output_bar)
         jumps = dict(zip(observed, bars, strict=True))
         parts = {"task": float(task)}
-        theta_bar, forward, backward = np.zeros_like(theta), run.nfev, 0
+        grad, forward, backward = zeros(self.n_params, self.dtype), run.nfev, 0
+        theta_bar = grad[: theta.size]
+        grad[theta.size :] = phi_bar
         per_step: dict[str, Array] = {}
         for name, penalty, weight, variate, times in zip(self._names, self.penalties, weights, variates, wanted, strict=True):
             term = penalty.evaluate(_seen(run, times.union(observed)), variate)
@@ -256,14 +269,15 @@ class Objective:
             pulled = term.pull(weight)
             theta_bar += pulled.theta
             for t, bar in pulled.jumps:  # one jump a time: a continuous adjoint stops at each
-                jumps[t] = jumps[t] + bar if t in jumps else bar
+                jumps[t] = np.asarray(jumps[t]) + bar if t in jumps else bar
             forward += term.evaluations
             backward += pulled.evaluations
             for which, bar in (("error_bar", pulled.error), ("stiffness_bar", pulled.stiffness)):
                 if bar is not None:
                     per_step[which] = per_step.get(which, 0.0) + bar
-        if all(np.isfinite(bar).all() for bar in (*jumps.values(), *per_step.values())):
-            gradient = self._gradient()(run, jumps=list(jumps.items()), **per_step, **self._adjoint_options)
+        if all(bar.is_finite() if isinstance(bar, Factors) else all_finite(bar) for bar in (*jumps.values(), *per_step.values())):
+            options = self._adjoint_options | ({"start": start} if self._keep_factors else {})
+            gradient = self._gradient()(run, jumps=list(jumps.items()), **per_step, **options)
             theta_bar += gradient.theta
             start_bar = gradient.y0
             backward += gradient.evaluations
@@ -272,12 +286,12 @@ class Objective:
             start_bar = np.full_like(run.y0, np.nan)
         return Evaluation(
             loss=sum(parts.values()),
-            grad=np.concatenate([theta_bar, phi_bar]),
+            grad=grad,
             parts=parts,
             nfe_forward=forward,
             nfe_backward=backward,
             error=float(run.accepted("error").max(initial=0.0)),
-            start=start_bar,
+            start=start_bar if start else None,
         )
 
     def compiled(self) -> Objective:

@@ -47,7 +47,7 @@ class LearnedStart:
         """The objective on the samples with the numbers X (B,), and its gradient with respect to p and Y₀."""
         p, start = self.split(params)
         rows = np.asarray(X)
-        evaluation = self.objective.value_and_grad(p, start[rows], y, rng=rng, step=step)
+        evaluation = self.objective.value_and_grad(p, start[rows], y, rng=rng, step=step, start=True)
         start_bar = np.zeros_like(start)
         np.add.at(start_bar, rows, evaluation.start)
         return evaluation._replace(grad=np.concatenate([evaluation.grad, start_bar.ravel()]))
