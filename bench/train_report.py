@@ -29,7 +29,8 @@ HOW = (
     "every parameter. × is the speed relative to the fastest library that is not adaptode, at the same tolerance (rtol = atol), dtype and number of threads. "
     "Evaluations are those of the field in one forward solve. The error is the relative 2-norm of the whole parameter gradient's, against the discrete "
     "adjoint of DOP853 at 1e-12 in float64. *first* is the first gradient of a process that has imported everything: compilation and run, adaptode's "
-    "compiled code on disk. Memory is by how much three gradients raise the resident memory of a warm process, in float64 on one thread."
+    "compiled code on disk. Memory is by how much three gradients raise the resident memory of a warm process, in float64 on one thread; "
+    "what adaptode keeps to use again is given back first, and so counts."
 )
 
 

@@ -20,6 +20,7 @@ def solved(sizes, batch, time, dtype, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the states that backsolve recovered")  # its memory is asked for, not its accuracy
 @pytest.mark.parametrize(
     ("sizes", "batch", "time", "dtype", "method"),
     [
@@ -41,6 +42,7 @@ def test_predictions_are_within_a_fifth_of_what_is_measured(sizes, batch, time, 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the states that backsolve recovered")
 def test_forwards_tangents():
     run = solved((2, 12, 2), 60, "every", np.float64, rtol=1e-3, atol=1e-3)
     report = ao.memory_report(run, measure=True)

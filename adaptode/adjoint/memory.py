@@ -115,12 +115,12 @@ class _Sizes:
         self.R = bound.kept
         hidden = run.coordinates
         self.n_stepped, self.p_stepped = run.start.size, self.P if hidden is None else hidden.n_params
-        # in hidden coordinates: room to lift in; z̄₀ W₁ᵀ, θ̄ and what is added to Ŵ̄ in the end; what the run keeps of y₀ and θ
+        # in hidden coordinates: z̄₀ W₁ᵀ, θ̄ and what is added to Ŵ̄ in the end; what the run keeps of θ and y₀ W₁
         stepped = bound if hidden is None else hidden.bind()
-        self.r_stepped, self.lifts, self.end, self.shared = stepped.kept, 0, 0, 0
+        self.r_stepped, self.end, self.shared = stepped.kept, 0, 0
         if hidden is not None:
-            self.lifts, self.end = 5 * self.N + 5 * self.n_stepped, self.N + 2 * hidden.weights.size + self.P
-            self.shared = hidden.n_params - hidden.weights.size + hidden.shape[1] ** 2
+            self.end = self.N + 2 * hidden.weights.size + self.P
+            self.shared = hidden.n_params + hidden.shape[1] ** 2
         self.work = sum(a.nbytes for a in bound.pack if isinstance(a, np.ndarray) and a is not run.theta) if isinstance(bound.pack, tuple) else run.theta.nbytes
 
     def kept(self, keep: str | int, m: int) -> int:
@@ -131,7 +131,7 @@ class _Sizes:
     def walk(self, before: int = 0) -> int:
         """`Walk`: stages, their states and cotangents, what the field keeps; one cotangent. before: bytes that are free again in the end."""
         rows = (3 * self.S + 6 + 2 * self.estimates) * self.n_stepped + self.S * self.r_stepped
-        return self.item * (rows + self.p_stepped + self.lifts) + self.work + max(before, self.item * self.end)
+        return self.item * (rows + self.p_stepped) + self.work + max(before, self.item * self.end)
 
     def retrace(self, states: int) -> int:
         """`Retrace`, the states computed again with both ends, and the one handed on."""

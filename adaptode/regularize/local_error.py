@@ -158,13 +158,14 @@ class LocalError(Penalty):
         if h == 0.0:
             return Term(0.0, evaluations, lambda bar: Pulled(np.zeros_like(run.theta), [], 0))
         # k₁ is held as the numbers f(t_r, u_r), which hidden coordinates would let move with their weights
-        local = _OneStep(run.lifted() if "k1" in self.detach else run, t, h, u)
+        moves = "state" not in self.detach
+        local = _OneStep(run.lifted() if "k1" in self.detach else run, t, h, u, moves)
         by_error = self.estimate == "error"
         value = local.q * abs(h) if by_error else local.stiffness
 
         def pull(bar: float) -> Pulled:
             theta_bar, u_bar, calls = local.vjp(bar * abs(h) if by_error else 0.0, 0.0 if by_error else bar, "k1" not in self.detach)
-            return Pulled(theta_bar, [] if "state" in self.detach else [(t, u_bar)], calls)
+            return Pulled(theta_bar, [(t, u_bar)] if moves else [], calls)
 
         return Term(float(value), evaluations + run.method.b.size, pull)
 
@@ -193,12 +194,12 @@ class LocalError(Penalty):
 
 
 class _OneStep:
-    """One step of a run's method from (t, u), linearized, with its transpose; in the run's coordinates, which begin at u."""
+    """One step of a run's method from (t, u), linearized, with its transpose; in the run's coordinates, which begin at u. moves: ū is asked for."""
 
-    def __init__(self, run: Run, t: float, h: float, u: Array) -> None:
-        self.run, self.t, self.h, self.shape, dtype = run, t, h, u.shape, u.dtype
+    def __init__(self, run: Run, t: float, h: float, u: Array, moves: bool) -> None:
+        self.run, self.t, self.h, self.shape, self.moves, dtype = run, t, h, u.shape, moves, u.dtype
         self.hidden = None if run.coordinates is None else run.coordinates.at(u)
-        self.bound = run.field.bind(run.theta, u.shape[0], dtype) if self.hidden is None else self.hidden.bind(opened=True)
+        self.bound = run.field.bind(run.theta, u.shape[0], dtype) if self.hidden is None else self.hidden.bind(opened=True, start=moves)
         self.u = u.ravel() if self.hidden is None else np.zeros(self.hidden.size, dtype)
         self.tab = tab = run.method.coefficients(dtype)
         s, size = tab.b.size, self.u.size
@@ -207,8 +208,8 @@ class _OneStep:
         bound_linearized_stages(self.bound, tab, t, h, self.u, 0, s, self.Y, self.K, self.kept, False)
         self.q, self.stiffness = bound_measure(self.bound, tab, h, self.u, self.K, self.Y, run.atol, run.rtol, self.u1, self.err)
 
-    def vjp(self, q_bar: float, stiffness_bar: float, through_k1: bool) -> tuple[Array, Array, int]:
-        """(θ̄, ū, pullbacks) of q̄ q + S̄ S."""
+    def vjp(self, q_bar: float, stiffness_bar: float, through_k1: bool) -> tuple[Array, Array | None, int]:
+        """(θ̄, ū, pullbacks) of q̄ q + S̄ S; in hidden coordinates ū is None unless it was asked for."""
         tab, dtype, size, run, bound = self.tab, self.u.dtype, self.u.size, self.run, self.bound
         K_bar, pair_bar = np.zeros_like(self.K), np.zeros((2, size), dtype)
         u_bar, u1_bar, scratch, err_bar = (*(np.zeros(size, dtype) for _ in range(3)), np.zeros_like(self.err))
@@ -222,5 +223,5 @@ class _OneStep:
             calls += 1
         if self.hidden is None:
             return theta_bar, u_bar.reshape(self.shape), calls
-        y_bar, theta_bar = self.hidden.pull(theta_bar, np.empty((0, size), dtype), (), bound)
+        y_bar, theta_bar = self.hidden.pull(theta_bar, np.empty((0, size), dtype), (), bound, self.moves)
         return theta_bar, y_bar, calls
