@@ -135,7 +135,8 @@ class Integration:
     def copy(self) -> Integration:
         """An independent one at the same place; a Python right-hand side is shared."""
         twin = copy.copy(self)
-        twin.state, twin.out, twin.chunks = State(*(array.copy() for array in self.state)), self.out.copy(), list(self.chunks)
+        twin.state, twin.out = State(*(array.copy() for array in self.state)), self.out.copy()
+        twin.chunks = [chunk._replace(room=None) for chunk in self.chunks]
         twin.team = self.team and team_of(twin.bound, twin.state, twin.method)
         return twin
 
@@ -246,7 +247,7 @@ class Integration:
             if self._every > 1:
                 states = states[-self._accepted % self._every :: self._every].copy()
             self._accepted += kept
-            room = store.states if self._every == 1 and kept + 1 > 0.8 * len(store.states) else None
+            room = store.states if "states" in self.keep and self._every == 1 and kept + 1 > 0.8 * len(store.states) else None
             self.chunks.append(Chunk(log, store.errors[:made], states, store.stages[:kept], room))
         if budget is None:
             seconds = time.perf_counter() - began

@@ -61,6 +61,8 @@ def _take(wanted: int, waste: float) -> np.ndarray:
 
 
 def _give_back(memory: np.ndarray) -> None:
+    if memory.size > _MOST:
+        return
     _spare[id(memory)] = memory
     kept = sum(old.size for old in _spare.copy().values())
     for key, old in _spare.copy().items():
@@ -77,7 +79,7 @@ class Room:
     """
 
     def __init__(self, numbers: int, dtype: Any) -> None:
-        self._block, self._used = empty(numbers, dtype, scratch=True), 0
+        self._block, self._used = empty(numbers, dtype), 0
 
     def take(self, *shape: int) -> np.ndarray:
         first = self._used

@@ -276,8 +276,11 @@ def test_a_users_field_gets_the_same_and_calls_are_counted():
         np.testing.assert_allclose(a.theta, b.theta, rtol=0, atol=1e-6 * np.abs(b.theta).max())  # of an error that is 1e-7 of its terms
 
 
-def test_pull_is_linear_and_repeatable():
-    term = LocalError(1.0, detach=()).evaluate(solved(TANH), 0.4)
+@pytest.mark.parametrize("coordinates", ["state", "hidden"])
+def test_pull_is_linear_and_repeatable(coordinates):
+    field, rng = MLP((3, 4, 3)), np.random.default_rng(0)
+    run = ao.solve(field, field.init(0, scale=3.0), rng.normal(size=(5, 3)), (0.0, 1.0), coordinates=coordinates)
+    term = LocalError(1.0, detach=()).evaluate(run, 0.4)
     one, three, zero, again = (term.pull(bar) for bar in (1.0, 3.0, 0.0, 1.0))
     for a, b in ((three.theta, one.theta), (three.jumps[0][1], one.jumps[0][1])):
         np.testing.assert_allclose(a, 3 * b, rtol=0, atol=1e-10 * np.abs(b).max())

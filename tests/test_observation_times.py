@@ -127,6 +127,22 @@ def test_training_by_times():
     assert loss[1] < 0.3 * loss[0]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_labels_without_a_head(compiled):
+    """The state itself as logits, at several times."""
+    times, labels, rng = [0.3, 1.0], np.array([[0, 1], [1, 1], [0, 0]]), np.random.default_rng(0)
+    objective = Objective(field_of(NET), "cross_entropy", times=times, rtol=1e-8, atol=1e-8)
+    objective = objective.compiled() if compiled else objective
+    direction = rng.normal(size=NET.theta.size)
+
+    def along(s):
+        return loss_of("cross_entropy", objective.predict(NET.theta + s * direction, NET.y), labels)
+
+    evaluation = objective.value_and_grad(NET.theta, NET.y, labels, rng=rng)
+    assert evaluation.loss == pytest.approx(along(0.0), rel=1e-12)
+    assert evaluation.grad @ direction == pytest.approx((along(1e-5) - along(-1e-5)) / 2e-5, rel=1e-6)
+
+
 def test_bad_times_adjoints_and_targets():
     def make(**options):
         return Objective(field_of(NET), "mean_squared_error", **options)

@@ -77,6 +77,15 @@ def test_no_more_is_kept_than_it_says(monkeypatch):
     assert len(room._spare) == 4 and place(room.empty(LARGE + 8, np.float64)) == last
 
 
+def test_what_is_larger_than_all_that_is_kept_does_not_drive_out_the_rest(monkeypatch):
+    monkeypatch.setattr(room, "_MOST", 20 * LARGE)
+    small, large = room.empty(LARGE, np.float64), room.empty(3 * LARGE, np.float64)
+    first = place(small)
+    del small
+    del large
+    assert len(room._spare) == 1 and place(room.empty(LARGE, np.float64)) == first
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex128", "int8"])
 @pytest.mark.parametrize("shape", [0, 7, (0, 3), (2, 3), 10 * LARGE, (3, LARGE, 5)])
 def test_like_numpys(shape, dtype):

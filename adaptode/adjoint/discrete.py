@@ -21,6 +21,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..combine import all_finite
 from ..dense import inside, locate
 from ..errors import InputError
 from ..fields.protocol import Array
@@ -164,7 +165,8 @@ def discrete(
         walk.back(part.first, part.states, part.stages)
         walk.calls += part.evaluations
         del part  # its memory is part of the budget
-    if not (np.isfinite(walk.y0).all() and np.isfinite(walk.theta).all()):
+    found = walk.y0, walk.theta, *(walk.bound.pack[2][-2:] if hidden is not None else ())
+    if not all(all_finite(bar) for bar in found):
         from .nonfinite import raise_nonfinite
 
         whole = seen if hidden is None else np.array([np.asarray(bar).ravel() for bar in bars]).reshape(len(bars), run.end.size)

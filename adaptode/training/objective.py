@@ -196,13 +196,13 @@ class Objective:
         """The output, and its transpose: cotangents (B, n) of the states at each of the observed times, in order, and φ̄."""
         states = seen[0] if self.times is None else seen.transpose(1, 0, 2)
         if self.head is None:
-            return states, lambda bar: (bar[None] if self.times is None else np.ascontiguousarray(bar.transpose(1, 0, 2)), phi)
+            return states, lambda bar: (bar[None] if self.times is None else np.ascontiguousarray(bar.reshape(states.shape).transpose(1, 0, 2)), phi)
         flat = states.reshape(-1, self.field.n)
         output = self.head.value(phi, flat)
 
         def transpose(output_bar: Array) -> tuple[Sequence[Array | Factors], Array]:
             flat_bar = output_bar.reshape(output.shape)
-            if self._keep_factors and isinstance(self.head, LinearHead):
+            if self._keep_factors and type(self.head) is LinearHead:
                 factors, phi_bar = self.head.pull(phi, flat, flat_bar)
                 lefts = factors.left[None] if self.times is None else factors.left.reshape(*states.shape[:2], -1).transpose(1, 0, 2)
                 return [Factors(np.ascontiguousarray(left), factors.right) for left in lefts], phi_bar
