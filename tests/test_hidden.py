@@ -93,7 +93,7 @@ def test_the_small_system_is_the_field(network, seed):
     bound.pullback(network.t, a, bound.pack, kept, hidden.pull_output(w), a_bar, inner_bar)
     y_bar, theta_bar = field.vjp(network.t, y, network.theta, w)
     agree(a_bar, hidden.pull_output(y_bar), 1e-12)
-    y0_bar, got = hidden.pull(inner_bar, a[None], y_bar[None])
+    y0_bar, got = hidden.pull(inner_bar, a[None], y_bar[None], bound)
     agree(y0_bar, 2 * y_bar, 1e-12)  # by way of z₀, and as an output's cotangent
     last = field.n_params - hidden_size(field) * field.n
     theta_bar[last:] = 2 * (a.reshape(hidden.shape).T @ y_bar).ravel()  # Ŵ: by way of M, and of the output

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 from ..combine import all_finite
 from ..dense import inside, locate
 from ..errors import InputError
+from ..fields.hidden import norm_bars
 from ..fields.protocol import Array
 from ..products import Factors
 from ..solution import Run
@@ -165,7 +166,7 @@ def discrete(
         walk.back(part.first, part.states, part.stages)
         walk.calls += part.evaluations
         del part  # its memory is part of the budget
-    found = walk.y0, walk.theta, *(walk.bound.pack[2][-2:] if hidden is not None else ())
+    found = walk.y0, walk.theta, *(norm_bars(walk.bound) if hidden is not None else ())
     if not all(all_finite(bar) for bar in found):
         from .nonfinite import raise_nonfinite
 

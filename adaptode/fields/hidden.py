@@ -193,6 +193,12 @@ def hidden_rows(pack, lo, hi, room, wide_bar):
     return (own, room[a:b], rows), shared, one
 
 
+def norm_bars(bound: Bound) -> tuple[Array, Array]:
+    """The cotangents of Ŵ and of y₀ that the transposes of norms have added up in a bound small system; empty where it was not opened for them."""
+    lift = bound.pack[2]
+    return lift.weights_bar, lift.base_bar
+
+
 class HiddenCoordinates:
     """The small system of one MLP, one vector of its parameters and a start y₀ (B, n).
 
@@ -271,11 +277,11 @@ class HiddenCoordinates:
         return matrix_product(y_bar, self.weights.T).ravel()
 
     def pull(
-        self, bar: Array, alpha: Array, y_bar: Sequence[Array | Factors], bound: Bound | None = None, start: bool = True
+        self, bar: Array, alpha: Array, y_bar: Sequence[Array | Factors], bound: Bound, start: bool = True
     ) -> tuple[Array | None, Array]:
         """Equation (4): (ȳ₀ (B, n), θ̄ (P,)) of a vector of cotangents (n_params,), and of outputs at α (k, B m) with cotangents (B, n) each.
 
-        bound: whose `Lift` has the cotangents of norms, if it was opened;  start: False leaves out ȳ₀, and with it a wide product
+        bound: what the steps were pulled back by, for its `norm_bars`;  start: False leaves out ȳ₀, and with it a wide product
         """
         theta_bar = zeros(self.field.n_params, self.base.dtype)
         mixing, rows = self.shape[1] * self.W1.shape[1], self.shape[0]
@@ -287,7 +293,7 @@ class HiddenCoordinates:
         add_matrix_product(self.weights, M_bar, W1_bar)
         theta_bar[self._second : self._last] = bar[mixing:z0]
         product(M_bar, W1_transposed, weights_bar)
-        of_weights, of_base = bound.pack[2][-2:] if bound else (bar[:0], bar[:0])
+        of_weights, of_base = norm_bars(bound)
         if of_weights.size:
             weights_bar += of_weights.reshape(self.weights.shape)
         for a, out_bar in zip(alpha, y_bar, strict=True):

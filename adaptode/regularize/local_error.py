@@ -21,6 +21,7 @@ import numpy as np
 from ..control import first_step
 from ..dense import locate
 from ..errors import InputError
+from ..fields.hidden import norm_bars
 from ..fields.protocol import Array, Field
 from ..lifted import bound_estimates_vjp, bound_measure
 from ..norms import scaled_rms
@@ -215,7 +216,7 @@ class _OneStep:
         u_bar, u1_bar, scratch, err_bar = (*(np.zeros(size, dtype) for _ in range(3)), np.zeros_like(self.err))
         theta_bar = np.zeros(run.field.n_params if self.hidden is None else self.hidden.n_params, dtype)
         if self.hidden is not None:
-            for bar in bound.pack[2][-2:]:  # to which the norms' transpose adds
+            for bar in norm_bars(bound):
                 bar.fill(0)
         bars = self.err, u1_bar, err_bar, u_bar, K_bar, pair_bar
         bound_estimates_vjp(bound, tab, self.h, self.u, self.u1, self.K, self.Y, run.atol, run.rtol, self.q, q_bar, stiffness_bar, *bars)
