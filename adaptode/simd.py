@@ -1,7 +1,7 @@
-"""Eight numbers at a time: the same arithmetic on eight independent problems, one a SIMD lane.
+"""Eight numbers of float64 at a time, or sixteen of float32: the same arithmetic on independent problems, one a SIMD lane.
 
 In a kernel a value of this module is one of LLVM's vectors, so that no loop has to be recognized as parallel and no sum is reordered: a lane's numbers are
-those it would have alone. Outside kernels (`py_func`) it is a tuple of eight floats. Either way x[l] is one lane.
+those it would have alone. Outside kernels (`py_func`) it is a tuple of numbers. Either way x[l] is one lane.
 """
 
 from __future__ import annotations
@@ -11,29 +11,35 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import make_array
 
-WIDTH = 8
-_VECTOR = ir.VectorType(ir.DoubleType(), WIDTH)
+WIDTH = 8  # of float64
 _CONTRACT = ("contract",)
 
 
+def width(a):
+    """Numbers at a time of an array's dtype."""
+    return WIDTH * 8 // a.itemsize
+
+
 def load(a, i):
-    """a[i : i + 8] of a flat float64 array."""
-    return tuple(a[i : i + WIDTH].tolist())
+    """a[i : i + width(a)] of an array that lies in one piece, counted as if it were flat."""
+    some = a.reshape(-1)[i : i + width(a)]
+    return tuple(some.tolist() if a.itemsize == 8 else some)  # Python's floats overflow without a word
 
 
 def store(a, i, x):
-    """a[i : i + 8] = x."""
-    a[i : i + WIDTH] = x
+    """a[i : i + width(a)] = x."""
+    a.reshape(-1)[i : i + width(a)] = x
 
 
 def full(c):
-    """c in every lane."""
-    return (c,) * WIDTH
+    """c, a number of float64 or float32, in every lane."""
+    return (c,) * (16 if isinstance(c, np.float32) else WIDTH)
 
 
 def add(x, y):
@@ -77,57 +83,62 @@ def where(x, y, z):
 class _Lanes(types.Type):
     """Numba's type of such a value: a vector of LLVM, also where it is carried from turn to turn of a loop, which a tuple would not be."""
 
-    def __init__(self) -> None:
-        super().__init__(name="adaptode.simd.lanes")
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype, self.lanes = dtype, WIDTH * 64 // dtype.bitwidth
+        self.vector = ir.VectorType(ir.DoubleType() if dtype.bitwidth == 64 else ir.FloatType(), self.lanes)
+        super().__init__(name=f"adaptode.simd.lanes({dtype})")
 
 
-_LANES = _Lanes()
 _INLINE: dict[str, Any] = {"jit_options": {"forceinline": True}}
 
 
 @register_model(_Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VECTOR)
+        super().__init__(manager, kind, kind.vector)
 
 
-def _address(context: Any, builder: Any, array: Any, a: Any, i: Any) -> Any:
+def _address(context: Any, builder: Any, vector: Any, array: Any, a: Any, i: Any) -> Any:
     start = builder.gep(make_array(array)(context, builder, a).data, [i])
-    return builder.bitcast(start, _VECTOR.as_pointer())
+    return builder.bitcast(start, vector.as_pointer())
 
 
 @intrinsic
 def _load(typing, a, i):
+    lanes = _Lanes(a.dtype)
+
     def generate(context, builder, signature, arguments):
-        vector = builder.load(_address(context, builder, signature.args[0], *arguments))
-        vector.align = 8
+        vector = builder.load(_address(context, builder, lanes.vector, signature.args[0], *arguments))
+        vector.align = a.dtype.bitwidth // 8
         return vector
 
-    return _LANES(a, types.intp), generate
+    return lanes(a, types.intp), generate
 
 
 @intrinsic
 def _store(typing, a, i, x):
     def generate(context, builder, signature, arguments):
-        made = builder.store(arguments[2], _address(context, builder, signature.args[0], *arguments[:2]))
-        made.align = 8
+        made = builder.store(arguments[2], _address(context, builder, x.vector, signature.args[0], *arguments[:2]))
+        made.align = a.dtype.bitwidth // 8
         return context.get_dummy_value()
 
-    return types.void(a, types.intp, _LANES), generate
+    return types.void(a, types.intp, x), generate
 
 
 @intrinsic
 def _full(typing, c):
-    def generate(context, builder, signature, arguments):
-        one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH))
+    lanes = _Lanes(c)
 
-    return _LANES(types.float64), generate
+    def generate(context, builder, signature, arguments):
+        one = builder.insert_element(ir.Constant(lanes.vector, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), lanes.lanes), [0] * lanes.lanes))
+
+    return lanes(c), generate
 
 
 @intrinsic
 def _lane(typing, x, l):
-    return types.float64(_LANES, types.intp), lambda context, builder, signature, arguments: builder.extract_element(*arguments)
+    return x.dtype(x, types.intp), lambda context, builder, signature, arguments: builder.extract_element(*arguments)
 
 
 @overload(operator.getitem, **_INLINE)
@@ -142,11 +153,17 @@ def _operation(python: Callable[..., Any], build: Callable[..., Any], operands: 
         return build(builder, *arguments)
 
     if operands == 2:
-        two = intrinsic(lambda typing, x, y: (_LANES(_LANES, _LANES), generate))
+        two = intrinsic(lambda typing, x, y: (x(x, y), generate))
         overload(python, **_INLINE)(lambda x, y: lambda x, y: two(x, y))
     else:
-        three = intrinsic(lambda typing, x, y, z: (_LANES(_LANES, _LANES, _LANES), generate))
+        three = intrinsic(lambda typing, x, y, z: (x(x, y, z), generate))
         overload(python, **_INLINE)(lambda x, y, z: lambda x, y, z: three(x, y, z))
+
+
+@overload(width, **_INLINE)
+def _width(a):
+    lanes = _Lanes(a.dtype).lanes
+    return lambda a: lanes
 
 
 overload(load, **_INLINE)(lambda a, i: lambda a, i: _load(a, i))
@@ -158,4 +175,4 @@ _operation(mul, lambda b, x, y: b.fmul(x, y), 2)
 _operation(div, lambda b, x, y: b.fdiv(x, y), 2)
 _operation(madd, lambda b, x, y, z: b.fadd(b.fmul(x, y, flags=_CONTRACT), z, flags=_CONTRACT), 3)
 _operation(msub, lambda b, x, y, z: b.fsub(z, b.fmul(x, y, flags=_CONTRACT), flags=_CONTRACT), 3)
-_operation(where, lambda b, x, y, z: b.select(b.fcmp_ordered(">", x, ir.Constant(_VECTOR, [0.0] * WIDTH)), y, z), 3)
+_operation(where, lambda b, x, y, z: b.select(b.fcmp_ordered(">", x, ir.Constant(x.type, [0.0] * x.type.count)), y, z), 3)

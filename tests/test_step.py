@@ -320,6 +320,22 @@ def test_a_weight_of_zero_hides_even_nan():
     assert out.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128])
+@given(n=st.integers(17, 200), m=st.integers(0, 7), based=st.booleans(), seed=st.integers(0, 99))
+def test_an_elements_sum_does_not_depend_on_how_many_there_are(dtype, n, m, based, seed):
+    """By vectors of 8 or 16, four at a time, one, or what is left over: the bits of one element alone."""
+    rng = np.random.default_rng(seed)
+    y0, K, weights = rng.normal(size=n).astype(dtype), rng.normal(size=(7, n)).astype(dtype), rng.normal(size=7) * (rng.random(7) > 0.3)
+    if dtype == np.complex128:
+        K *= 1j
+    out, alone = np.full((3, n), 7.0, dtype), np.empty(1, dtype)
+    combine(y0, 0.3, weights, 0, K, m, out, 1, based)
+    assert (out[[0, 2]] == 7.0).all()
+    for e in {0, n // 2, n - n % 8 - 1, n - 1}:
+        combine(y0[e : e + 1], 0.3, weights, 0, K[:, e : e + 1].copy(), m, alone, 0, based)
+        assert out[1, e] == alone[0]
+
+
 def test_adding_and_zeros():
     x, out = np.array([1.0, -2.0]), np.array([0.5, 0.5])
     for call, empty in ((add, is_zero), (plain(add), plain(is_zero))):
