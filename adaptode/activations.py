@@ -1,6 +1,7 @@
 """Activation functions with their first and second derivatives, element by element, on whole arrays.
 
-An activation is known by its code in compiled code and by its name elsewhere. `activate` gives y = σ(z) and σ′(z), `apply` y alone; `curvature` gives σ″(z).
+An activation is known by its code in compiled code and by its name elsewhere. `activate` gives y = σ(z) and, where it is not told by y, σ′(z), else `slopes_of`
+does; `curvature` gives σ″(z), `through` a cotangent's way back.
 tanh and sigmoid are computed in the precision of their argument, the others in double.
 
     identity  z                            1                     0
@@ -33,6 +34,7 @@ CODES = {
     "cube": CUBE,
     "relu": RELU,
 }
+SLOPE_ITSELF = -1  # for `through`
 SMOOTH = frozenset(CODES) - {"relu"}
 
 
@@ -48,16 +50,16 @@ def activation_code(name: str) -> int:
 # vectorizes. [CW80]
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6
-_HALF_LN2_HIGH, _HALF_LN2_LOW = 3.465735900681466e-1, 2.118260682904642e-10
+_HALF_LN2 = 3.4657359027997264e-1
 _C2, _C3, _C4, _C5, _C6, _C7 = 1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040
 _C8, _C9, _C10, _C11, _C12, _C13 = 1 / 40320, 1 / 362880, 1 / 3628800, 1 / 39916800, 1 / 479001600, 1 / 6227020800
 
 # The same numbers in single precision, log 2 split after 12 bits: a literal would make everything double.
 _F = np.float32
 _F0, _FHALF, _F1, _F10, _F87 = _F(0), _F(0.5), _F(1), _F(10), _F(87)
-_ONES, _FONES = 1.5 * 2.0**52, _F(1.5 * 2.0**23)
+_ONES, _FONES = 1.5 * 2.0**52 + 1022, _F(1.5 * 2.0**23 + 126)
 _FA0, _FQ1 = _F(15.012859989731482), _F(6.004285594735828)
-_F2LOG2E, _FHALF_LN2_HIGH, _FHALF_LN2_LOW = _F(2 * _LOG2E), _F(0.346435546875), _F(1.38043404972693985e-4)
+_F2LOG2E, _FHALF_LN2 = _F(2 * _LOG2E), _F(_HALF_LN2)
 _FLOG2E, _FLN2_HIGH, _FLN2_LOW = _F(_LOG2E), _F(0.693359375), _F(-2.12194440054690583e-4)
 _F3RD, _F4TH, _F5TH, _F6TH, _F7TH = _F(_C3), _F(_C4), _F(_C5), _F(_C6), _F(_C7)
 
@@ -94,34 +96,29 @@ def _reduced_exp_single(x):
     return r + r * r * p, np.int32((np.int32(n) + 127) << 23).view(np.float32)
 
 
-# Each rule gives (σ(z), σ′(z)).
+# Each rule gives σ(z), and σ′(z) too where that is not told by σ(z): `SLOPES`.
 
 
-@inline
-def _identity(z):
-    return z, 1.0
-
-
-# tanh |z| with |z| = n log(2)/2 + u, |u| <= log(2)/4, by its addition theorem, with e = 2ⁿ and tanh u = a/q:
-# ((e − 1) q + (e + 1) a) / ((e + 1) q + (e − 1) a). u q/a is a quotient of polynomials in u², the best of its degree (relative error 2e-17, in single precision
-# 2e-9), with the same constant term above and below, so that small numbers stay themselves. n is rounded by adding a number whose last bit counts ones, where
-# its bits are also those of an exponent.
+# tanh |z| with |z| = n log(2)/2 + u, |u| <= log(2)/4, by its addition theorem, with e = (2ⁿ − 1)/2 and tanh u = a/q:
+# y/(y + q − a), y = e (q + a) + a: nothing cancels where u is small. u q/a is a quotient of polynomials in u², the best of its degree (relative error 2e-17,
+# in single precision 2e-9), with the same constant term above and below, so that small numbers stay themselves. n is rounded by adding a number whose last bit
+# counts ones, and whose last bits are 1022 or 126: then those of the sum are the exponent of 2ⁿ/2. What log(2)/2 lacks as one number, and the rounding of a
+# product that is not fused, is little beside the rest: n is small, or tanh hardly depends on u.
 
 
 @inline
 def _tanh_double(z):
-    """Within 3 units in the last place; ±1 beyond ±20; NaN stays NaN, and zero its sign."""
+    """Within 4 units in the last place; ±1 beyond ±20; NaN stays NaN, and zero its sign."""
     x = abs(z)
     x = 20.0 if x > 20.0 else x
     t = x * (2.0 * _LOG2E) + _ONES
-    n = t - _ONES
-    u = (x - n * _HALF_LN2_HIGH) - n * _HALF_LN2_LOW
+    u = x - (t - _ONES) * _HALF_LN2
     s = u * u
     a = u * (945.5734843447622 + s * (105.05461267497848 + s))
     q = 945.5734843447622 + s * (420.24577412323194 + s * 15.005460129093507)
-    e = np.int64((np.float64(t).view(np.int64) + 1023) << 52).view(np.float64)
-    y = math.copysign(((e - 1.0) * q + (e + 1.0) * a) / ((e + 1.0) * q + (e - 1.0) * a), z)
-    return y, 1.0 - y * y
+    e = np.int64(np.float64(t).view(np.int64) << 52).view(np.float64) - 0.5
+    y = e * (q + a) + a
+    return math.copysign(y / (y + (q - a)), z)
 
 
 @inline
@@ -130,14 +127,13 @@ def _tanh_single(z):
     x = abs(z)
     x = _F10 if x > _F10 else x
     t = x * _F2LOG2E + _FONES
-    n = t - _FONES
-    u = (x - n * _FHALF_LN2_HIGH) - n * _FHALF_LN2_LOW
+    u = x - (t - _FONES) * _FHALF_LN2
     s = u * u
     a = u * (_FA0 + s)
     q = _FA0 + s * _FQ1
-    e = np.int32((np.float32(t).view(np.int32) + 127) << 23).view(np.float32)
-    y = np.copysign(((e - _F1) * q + (e + _F1) * a) / ((e + _F1) * q + (e - _F1) * a), z)
-    return y, _F1 - y * y
+    e = np.int32(np.float32(t).view(np.int32) << 23).view(np.float32) - _FHALF
+    y = e * (q + a) + a
+    return np.copysign(y / (y + (q - a)), z)
 
 
 @inline
@@ -147,8 +143,7 @@ def _sigmoid_double(z):
     p, two_n = _reduced_exp(-(a if a < 700.0 else 700.0))
     e = two_n + two_n * p
     y = (e if z < 0.0 else 1.0) / (1.0 + e)
-    y = y if z == z else z
-    return y, y * (1.0 - y)
+    return y if z == z else z
 
 
 @inline
@@ -158,14 +153,13 @@ def _sigmoid_single(z):
     p, two_n = _reduced_exp_single(-(a if a < _F87 else _F87))
     e = two_n + two_n * p
     y = (e if z < _F0 else _F1) / (_F1 + e)
-    y = y if z == z else z
-    return y, y * (_F1 - y)
+    return y if z == z else z
 
 
 @inline
 def _softplus(z):
     x = np.float64(z)
-    return (max(x, 0.0) + math.log1p(math.exp(-abs(x))) if x == x else x), _sigmoid_double(x)[0]
+    return (max(x, 0.0) + math.log1p(math.exp(-abs(x))) if x == x else x), _sigmoid_double(x)
 
 
 @inline
@@ -187,10 +181,48 @@ def _cube(z):
 
 @inline
 def _relu(z):
-    return (z if z > 0.0 or z != z else 0.0), (1.0 if z > 0.0 else 0.0)
+    return z if z > 0.0 or z != z else 0.0
 
 
 _tanh, _sigmoid = by_precision(_tanh_double, _tanh_single), by_precision(_sigmoid_double, _sigmoid_single)
+
+
+# σ′(z) of y = σ(z)
+
+
+@inline
+def _tanh_slope_double(y):
+    return 1.0 - y * y
+
+
+@inline
+def _tanh_slope_single(y):
+    return _F1 - y * y
+
+
+@inline
+def _sigmoid_slope_double(y):
+    return y * (1.0 - y)
+
+
+@inline
+def _sigmoid_slope_single(y):
+    return y * (_F1 - y)
+
+
+@inline
+def _relu_slope(y):
+    return 1.0 if y > 0.0 else 0.0
+
+
+_tanh_slope = by_precision(_tanh_slope_double, _tanh_slope_single)
+_sigmoid_slope = by_precision(_sigmoid_slope_double, _sigmoid_slope_single)
+
+
+@inline
+def told_by_value(code):
+    """Whether σ′(z) is a function of σ(z), so that one need not be kept beside the other."""
+    return code == TANH or code == SIGMOID or code == RELU or code == IDENTITY
 
 
 _NARROW = 16  # columns below which it is quicker to go down each of them
@@ -198,7 +230,9 @@ _NARROW = 16  # columns below which it is quicker to go down each of them
 
 @kernel
 def add_row(b, z):
-    """z += b, row by row."""
+    """z += b, row by row; b may be empty."""
+    if b.size == 0:
+        return
     rows, columns = z.shape
     if columns < _NARROW:
         flat = part(z, 0, (z.size,))
@@ -215,58 +249,59 @@ def add_row(b, z):
 _LANES = 16  # at most in a vector: of a row that does not fill them, what is left over would be computed one by one
 
 
-def _loops(rule):
-    """A rule over rows, with the slopes and without."""
-
-    @inline
-    def both(z, b, slope):
-        if z.shape[1] % _LANES == 0 or z.shape[0] == 1:
-            for i in range(z.shape[0]):
-                for j in range(z.shape[1]):
-                    z[i, j], slope[i, j] = rule(z[i, j] + b[j])
-        else:
-            add_row(b, z)
-            flat, slopes = part(z, 0, (z.size,)), part(slope, 0, (z.size,))
-            for e in range(flat.size):
-                flat[e], slopes[e] = rule(flat[e])
+def _value_loop(rule):
+    """A rule of values over rows."""
 
     @inline
     def value(z, b):
-        if z.shape[1] % _LANES == 0 or z.shape[0] == 1:
-            for i in range(z.shape[0]):
-                for j in range(z.shape[1]):
-                    z[i, j] = rule(z[i, j] + b[j])[0]
-        else:
+        if b.size > 0:
+            if z.shape[1] % _LANES == 0 or z.shape[0] == 1:
+                for i in range(z.shape[0]):
+                    for j in range(z.shape[1]):
+                        z[i, j] = rule(z[i, j] + b[j])
+                return
             add_row(b, z)
-            flat = part(z, 0, (z.size,))
+        flat = part(z, 0, (z.size,))
+        for e in range(flat.size):
+            flat[e] = rule(flat[e])
+
+    return value
+
+
+def _both_loop(rule):
+    """A rule of values and slopes over rows; without slopes where there is no room for them."""
+
+    @inline
+    def both(z, b, slope):
+        add_row(b, z)
+        flat = part(z, 0, (z.size,))
+        if slope.size == 0:
             for e in range(flat.size):
                 flat[e] = rule(flat[e])[0]
+        else:
+            slopes = part(slope, 0, (z.size,))
+            for e in range(flat.size):
+                flat[e], slopes[e] = rule(flat[e])
 
-    return both, value
+    return both
 
 
-_identity_both, _identity_value = _loops(_identity)
-_tanh_both, _tanh_value = _loops(_tanh)
-_sigmoid_both, _sigmoid_value = _loops(_sigmoid)
-_softplus_both, _softplus_value = _loops(_softplus)
-_sine_both, _sine_value = _loops(_sine)
-_gelu_both, _gelu_value = _loops(_gelu)
-_cube_both, _cube_value = _loops(_cube)
-_relu_both, _relu_value = _loops(_relu)
+_tanh_value, _sigmoid_value, _relu_value = map(_value_loop, (_tanh, _sigmoid, _relu))
+_softplus_both, _sine_both, _gelu_both, _cube_both = map(_both_loop, (_softplus, _sine, _gelu, _cube))
 
 
 @kernel
 def activate(code, z, b, slope):
-    """slope = σ′(z + b), then z = σ(z + b), in place: z and slope (rows, columns), b (columns,).
+    """z = σ(z + b) in place, and before it slope = σ′(z + b) of a σ that is not `told_by_value`: z (rows, columns), b (columns,) or empty, slope as z or empty.
 
     In place because LLVM vectorizes no loop that reads one array and writes another, which may be the same.
     """
     if code == IDENTITY:
-        _identity_both(z, b, slope)
+        add_row(b, z)
     elif code == TANH:
-        _tanh_both(z, b, slope)
+        _tanh_value(z, b)
     elif code == SIGMOID:
-        _sigmoid_both(z, b, slope)
+        _sigmoid_value(z, b)
     elif code == SOFTPLUS:
         _softplus_both(z, b, slope)
     elif code == SINE:
@@ -276,28 +311,61 @@ def activate(code, z, b, slope):
     elif code == CUBE:
         _cube_both(z, b, slope)
     else:
-        _relu_both(z, b, slope)
+        _relu_value(z, b)
 
 
 @kernel
-def apply(code, z, b):
-    """z = σ(z + b), as in `activate`."""
-    if code == IDENTITY:
-        _identity_value(z, b)
-    elif code == TANH:
-        _tanh_value(z, b)
+def slopes_of(code, y, slope):
+    """slope = σ′(z) of y = σ(z), flat and of one length, for a σ that is `told_by_value`."""
+    if code == TANH:
+        for e in range(y.size):
+            slope[e] = _tanh_slope(y[e])
     elif code == SIGMOID:
-        _sigmoid_value(z, b)
-    elif code == SOFTPLUS:
-        _softplus_value(z, b)
-    elif code == SINE:
-        _sine_value(z, b)
-    elif code == GELU:
-        _gelu_value(z, b)
-    elif code == CUBE:
-        _cube_value(z, b)
+        for e in range(y.size):
+            slope[e] = _sigmoid_slope(y[e])
+    elif code == RELU:
+        for e in range(y.size):
+            slope[e] = _relu_slope(y[e])
     else:
-        _relu_value(z, b)
+        for e in range(y.size):
+            slope[e] = y.dtype.type(1.0)
+
+
+def _through_loop(rule):
+    @inline
+    def through(bar, y, total):
+        for i in range(bar.shape[0]):
+            for j in range(bar.shape[1]):
+                bar[i, j] *= rule(y[i, j])
+                total[j] += bar[i, j]
+
+    return through
+
+
+@inline
+def _as_it_is(slope):
+    return slope
+
+
+_through_tanh, _through_sigmoid, _through_relu, _through_slope = map(_through_loop, (_tanh_slope, _sigmoid_slope, _relu_slope, _as_it_is))
+
+
+@kernel
+def through(code, bar, y, total):
+    """In place z̄ = σ′(z) ⊙ ȳ, and total = Σ_rows z̄: bar, y (rows, columns), total (columns,); y is σ(z), or if it is not `told_by_value` σ′(z) itself."""
+    total[:] = 0.0
+    if code == TANH:
+        _through_tanh(bar, y, total)
+    elif code == SIGMOID:
+        _through_sigmoid(bar, y, total)
+    elif code == RELU:
+        _through_relu(bar, y, total)
+    elif code == IDENTITY:
+        for i in range(bar.shape[0]):
+            for j in range(bar.shape[1]):
+                total[j] += bar[i, j]
+    else:
+        _through_slope(bar, y, total)
 
 
 @kernel

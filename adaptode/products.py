@@ -16,8 +16,9 @@ from llvmlite.binding import get_host_cpu_features
 from numba.core import types
 from numpy.typing import DTypeLike
 
-from ._jit import JIT_DISABLED, borrow, inline, kernel
+from ._jit import JIT_DISABLED, borrow, inline, kernel, part
 from .room import empty
+from .simd import full, load, madd, store, width
 from .threads import how_many, together
 
 BLOCK_ROWS = 64
@@ -69,13 +70,14 @@ def _block(rows, inner, columns):
 
 
 @inline
-def _few(a, b, c):
-    """c = a b of one row."""
+def _few(a, b, row, c):
+    """`affine` of one row."""
     inner, m = b.shape
+    zero = c.dtype.type(0.0)
     if m < 8:
         whole = inner - inner % 4
         for j in range(m):
-            s0 = s1 = s2 = s3 = a.dtype.type(0.0)
+            s0, s1, s2, s3 = row[j] if row.size > 0 else zero, zero, zero, zero
             for k in range(0, whole, 4):
                 s0 += a[k] * b[k, j]
                 s1 += a[k + 1] * b[k + 1, j]
@@ -85,10 +87,63 @@ def _few(a, b, c):
                 s0 += a[k] * b[k, j]
             c[j] = (s0 + s1) + (s2 + s3)
         return
-    c[:] = 0.0
+    for j in range(m):
+        c[j] = row[j] if row.size > 0 else zero
     for k in range(inner):
         for j in range(m):
             c[j] += a[k] * b[k, j]
+
+
+@inline
+def _spread(a, b, row, c, inner):
+    """`affine` of an a with so many columns, 1 to 4, and a c with a vector's or more; where columns are left over, the last of them are computed twice."""
+    m, lanes = b.shape[1], width(c)
+    for first in range(0, c.shape[0], BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, c.shape[0])
+        for turn in range(0, m, lanes):
+            j = min(turn, m - lanes)
+            base = load(row, j) if row.size > 0 else full(c.dtype.type(0.0))
+            w0 = load(b, j)
+            w1 = load(b, m + j) if inner > 1 else w0
+            w2 = load(b, 2 * m + j) if inner > 2 else w0
+            w3 = load(b, 3 * m + j) if inner > 3 else w0
+            for i in range(first, last):
+                z = madd(full(a[i, 0]), w0, base)
+                if inner > 1:
+                    z = madd(full(a[i, 1]), w1, z)
+                if inner > 2:
+                    z = madd(full(a[i, 2]), w2, z)
+                if inner > 3:
+                    z = madd(full(a[i, 3]), w3, z)
+                store(c, i * m + j, z)
+
+
+@kernel
+def affine(a, b, row, c):
+    """c = a b or 1 rowᵀ + a b, whichever is quicker, and whether it is the latter.
+
+    a (B, k), b (k, m), row (m,), empty for a row of zeros, c (B, m), all by rows and of one dtype
+    """
+    a, b, row, c = borrow(a), borrow(b), borrow(row), borrow(c)
+    inner = a.shape[1]
+    if b.shape[1] >= width(c):
+        if inner == 1:
+            _spread(a, b, row, c, 1)
+            return True
+        if inner == 2:
+            _spread(a, b, row, c, 2)
+            return True
+        if inner == 3:
+            _spread(a, b, row, c, 3)
+            return True
+        if inner == 4:
+            _spread(a, b, row, c, 4)
+            return True
+    if a.shape[0] == 1 and b.size <= _FEW:
+        _few(a[0], b, row, c[0])
+        return True
+    product(a, b, c)
+    return row.size == 0
 
 
 @kernel
@@ -97,7 +152,7 @@ def product(a, b, c):
     a, b, c = borrow(a), borrow(b), borrow(c)
     inner, m = b.shape
     if a.shape[0] == 1 and inner * m <= _FEW:
-        _few(a[0], b, c[0])
+        _few(a[0], b, part(c, 0, (0,)), c[0])
         return
     rows, depth, columns = _block(a.shape[0], inner, m)
     if rows == a.shape[0] and depth >= inner and columns == m:
@@ -135,6 +190,10 @@ if JIT_DISABLED:
 
     def product(a, b, c):  # noqa: F811
         np.matmul(a, b, out=c)
+
+    def affine(a, b, row, c):  # noqa: F811
+        np.matmul(a, b, out=c)
+        return row.size == 0
 
     def add_outer(a, b, c):  # noqa: F811
         c += a.T @ b

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptode.products import BLOCK_ROWS, Factors, add_matrix_product, add_outer, cuts, matrix_product, product
+from adaptode.products import BLOCK_ROWS, Factors, add_matrix_product, add_outer, affine, cuts, matrix_product, product
 
 sizes = st.integers(0, 90)
 
@@ -24,6 +24,32 @@ def test_products_are_those_of_numpy(dtype, batch, inner, columns, seed):
     bound = 4 * np.finfo(dtype).eps * max(batch, inner, 1)
     np.testing.assert_allclose(c, a @ b, rtol=0, atol=bound * 10)
     np.testing.assert_allclose(outer, expected, rtol=0, atol=bound * 10)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@given(batch=st.sampled_from([0, 1, 2, 63, 64, 65, 130]), inner=st.integers(0, 6), columns=st.integers(0, 40), shifted=st.booleans(), seed=st.integers(0, 99))
+def test_affine_is_a_product_with_or_without_its_row(dtype, batch, inner, columns, shifted, seed):
+    rng = np.random.default_rng(seed)
+    a, b, row = (rng.normal(size=shape).astype(dtype) for shape in ((batch, inner), (inner, columns), columns if shifted else 0))
+    room = np.full((batch + 2, columns), np.nan, dtype)
+    room[0] = room[-1] = 7.0
+    added = affine(a, b, row, room[1:-1])
+    expected = a @ b + (row if shifted and added else dtype(0.0))
+    np.testing.assert_allclose(room[1:-1], expected, rtol=0, atol=40 * np.finfo(dtype).eps)
+    assert added or shifted
+    assert (room[[0, -1]] == 7.0).all()  # and nothing beside it
+
+
+def test_affine_of_few_columns_leaves_each_row_to_itself():
+    rng = np.random.default_rng(0)
+    a, b, row = rng.normal(size=(70, 3)), rng.normal(size=(3, 21)), rng.normal(size=21)
+    whole, part = np.empty((70, 21)), np.empty((5, 21))
+    affine(a, b, row, whole)
+    affine(a[40:45], b, row, part)
+    assert np.array_equal(part, whole[40:45])
+    a[1, 2] = np.nan
+    affine(a, b, row, whole)
+    assert np.isnan(whole[1]).all() and np.isfinite(np.delete(whole, 1, axis=0)).all()
 
 
 LARGE = [(64, 125, 125), (65, 125, 126), (130, 784, 100), (512, 102, 784), (33, 2000, 40), (1, 1, 1), (200, 40000, 3)]

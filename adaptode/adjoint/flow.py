@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._jit import direct, kernel, part, specialize
+from .._jit import borrow, direct, kernel, part, specialize
 from ..checked import check_saveat, check_span, check_tolerances
 from ..control import Controller, get_controller
 from ..errors import InputError, NonFiniteGradientError
 from ..fields.mlp import MLP
-from ..fields.mlp_kernels import kept_size, mlp_linearize, mlp_packed
+from ..fields.mlp_kernels import kept_size, mlp_linearize, mlp_packed, mlp_work
 from ..fields.protocol import Array
 from ..loop import KEPT, NFEV, ROWS, SAVED, STATUS, Span, State, Store, T, advance, advance_mlp, begin_mlp, stage_rows
 from ..solution import RUNNING, SUCCESS
@@ -175,23 +175,38 @@ _advance_keeping = specialize(advance, compiled=True, value=_kept_row)
 @kernel
 def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, kept):
     """(status, evaluations, largest accepted error, outputs (k, B, n), accepted times (m + 1,), states there (m + 1, N), whether all stages are kept)."""
+    _, _, _, rows, estimates = numbers
+    batch, size = y0.shape[0], y0.size
+    # memory in few pieces, which take as long as an evaluation to get; whose they are, outlives what `_run` makes of them
+    room = np.empty((2 + estimates + rows + tab.c.size + _ROWS) * size + mlp_work(meta, batch), y0.dtype)
+    clock, count, accepted, out = np.empty(4 + 4 * _ROWS), np.zeros(8, np.int64), np.empty(_ROWS, np.bool_), np.empty((span.saveat.size, *y0.shape), y0.dtype)
+    memory = room, clock, count, accepted, out
+    worst, grid, states, keeping = _run(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, kept, memory)
+    return count[STATUS], count[NFEV], worst, out, grid, states, keeping
+
+
+@kernel
+def _run(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, kept, memory):
+    """The solve of `_flow` in its memory."""
+    room, clock, count, accepted, out = borrow(memory)
+    theta, y0, meta, tab, span, atol, rtol = borrow(theta), borrow(y0), borrow(meta), borrow(tab), borrow(span), borrow(atol), borrow(rtol)
     t0, limit, order, rows, estimates = numbers
-    batch, n = y0.shape
     size, dtype, stages = y0.size, y0.dtype, tab.c.size
-    pack = mlp_packed(theta, meta, batch, False)
-    room = np.empty((2 + estimates + rows + stages) * size, dtype)  # in one piece: taking it from the system costs as much as an evaluation
+    ends = 2 + estimates, 2 + estimates + rows, 2 + estimates + rows + stages, 2 + estimates + rows + stages + _ROWS  # in rows of `size`
+    nothing = part(room, 0, (0,))
+    pack = theta, meta, part(room, ends[3] * size, (room.size - ends[3] * size,)), nothing, nothing
     state = State(
-        room[:size],
-        room[size : 2 * size],
-        room[2 * size : (2 + estimates) * size],
-        room[(2 + estimates) * size : (2 + estimates + rows) * size].reshape(rows, size),
-        room[(2 + estimates + rows) * size :].reshape(stages, size),
-        np.array([t0, 0.0, rule.start, rule.start]),
-        np.zeros(8, np.int64),
+        part(room, 0, (size,)),
+        part(room, size, (size,)),
+        part(room, 2 * size, (estimates * size,)),
+        part(room, ends[0] * size, (rows, size)),
+        part(room, ends[1] * size, (stages, size)),
+        part(clock, 0, (4,)),
+        count,
     )
+    clock[0], clock[1], clock[2], clock[3] = t0, 0.0, rule.start, rule.start
     state.y[:] = part(y0, 0, (size,))
-    times, count = span.saveat, state.count
-    out = np.empty((times.size, batch, n), dtype)
+    times = span.saveat
     flat = part(out, 0, (times.size, size))
     while count[SAVED] < times.size and times[count[SAVED]] == t0:
         flat[count[SAVED]] = state.y
@@ -199,16 +214,15 @@ def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, ke
     grid, states = np.empty(_ROWS + 1), np.empty((_ROWS + 1, size), dtype)
     steps, worst = 0, 0.0
     begin_mlp(pack, rule, span, atol, rtol, state, t0, limit, order)
-    logs = np.empty((4, _ROWS))
     store = Store(
-        logs[0],
-        logs[1],
-        logs[2],
-        logs[3],
-        np.empty(_ROWS, np.bool_),
-        np.empty((0, estimates * size), dtype),
-        np.empty((_ROWS, size), dtype),
-        np.empty((0, 0, size), dtype),
+        part(clock, 4, (_ROWS,)),
+        part(clock, 4 + _ROWS, (_ROWS,)),
+        part(clock, 4 + 2 * _ROWS, (_ROWS,)),
+        part(clock, 4 + 3 * _ROWS, (_ROWS,)),
+        accepted,
+        part(room, 0, (0, estimates * size)),
+        part(room, ends[2] * size, (_ROWS, size)),
+        part(room, 0, (0, 0, size)),
         flat,
     )
     s, keeping = tab.b.size, stages_kept.shape[0] > 0
@@ -232,8 +246,8 @@ def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, ke
                 grid[steps] = store.t[row]
                 steps += 1
                 worst = max(worst, store.error[row])
-    grid[steps], states[steps] = state.clock[T], state.y
-    return count[STATUS], count[NFEV], worst, out, grid[: steps + 1], states[: steps + 1], keeping
+    grid[steps], states[steps] = clock[T], state.y
+    return worst, grid[: steps + 1], states[: steps + 1], keeping
 
 
 @kernel
@@ -248,7 +262,7 @@ def _flow_vjp(theta, bars, meta, tab, span, atol, rtol, rows, grid, states, stag
         while at < steps - 1 and span.direction * (times[k] - grid[at + 1]) > 0.0:
             at += 1
         step[k], fraction[k] = at, (times[k] - grid[at]) / (grid[at + 1] - grid[at])
-    pack = mlp_packed(theta, meta, batch, True)
+    pack = mlp_packed(theta, meta, batch, np.empty(0, dtype))
     cotangents = Cotangents(step, fraction, part(bars, 0, (times.size, size)), np.zeros(steps), np.zeros(steps), np.zeros(steps))
     y_bar, theta_bar = np.zeros((batch, n), dtype), np.zeros(theta.size, dtype)
     all_samples, shared, own = np.array([0, batch]), theta_bar.reshape(1, theta.size), np.empty(0, dtype)

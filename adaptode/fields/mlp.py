@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import CODES, IDENTITY, SMOOTH, activation_code
+from ..activations import CODES, SMOOTH, activation_code
 from ..checked import check_rng
 from ..errors import InputError, MissingDerivativeError
 from . import mlp_kernels as kernels
@@ -195,10 +195,6 @@ class MLP(Field):
 
 def mlp_pack(theta: Array, meta: Array, batch: int, dtype: Any, shift: Array | None = None) -> tuple[tuple[Array, ...], int]:
     """What the kernels take in the place of theta, and how many numbers `mlp_linearize` keeps."""
-    sizes = meta[kernels.SIZES :]
-    work = np.empty((3 * batch + 1) * int(sizes.max()), dtype)
-    shift = np.empty(0, dtype) if shift is None else shift
-    before, after = meta[kernels.PRE] != IDENTITY, meta[kernels.OUTER] != IDENTITY
-    kept = batch * (2 * sizes[0] * before + 2 * sizes[1:-1].sum() + sizes[-1] * after)
     theta = np.ascontiguousarray(theta, dtype=dtype)
-    return (theta, meta, work, shift, kernels.mlp_transposed(theta, meta)), int(kept)
+    shift = np.empty(0, dtype) if shift is None else shift
+    return kernels.mlp_packed(theta, meta, batch, shift), int(kernels.kept_size(meta, batch))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .._jit import kernel
-from ..activations import IDENTITY, activate, add_row, curvature
+from ..activations import IDENTITY, add_row, curvature
 from ..products import add_outer, product
-from .mlp_kernels import LAYERS, PRE, SIZES, _affine, _code, _layer_gradient, _matrix, _parameters, _sees_time, _sum_rows, _widest, _zeros
+from .mlp_kernels import LAYERS, PRE, SIZES, _activate_both, _affine, _code, _layer_gradient, _matrix, _parameters, _sees_time, _sum_rows, _widest
 
 _ROWS = 256  # tangents that go through the layers at a time
 
@@ -56,7 +56,7 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
     size, z_size = batch * n, rows * n
     x[:size] = y
     if meta[PRE] != IDENTITY:
-        activate(meta[PRE], _matrix(x, 0, batch, n), _zeros(room, n), _matrix(slope, 0, batch, n))
+        _activate_both(meta[PRE], _matrix(x, 0, batch, n), room[:0], slope[:size])
         curvature(meta[PRE], y, x[:size], slope[:size], curve[:size])
     if not shared:
         z_dot[:z_size] = u
@@ -70,7 +70,7 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
         add_row(row, z)
         flat, lo, hi = z.reshape(z.size), batch * c, batch * (c + m)
         x[lo:hi] = flat
-        activate(_code(meta, layer), _matrix(x, lo, batch, m), _zeros(room, m), _matrix(slope, lo, batch, m))
+        _activate_both(_code(meta, layer), _matrix(x, lo, batch, m), room[:0], slope[lo:hi])
         curvature(_code(meta, layer), flat, x[lo:hi], slope[lo:hi], curve[lo:hi])
         z_dots = first if shared and layer == 0 else _matrix(z_dot, rows * c, rows, m)
         if not shared or layer > 0:

@@ -15,7 +15,7 @@ import numpy as np
 from .._jit import kernel
 from ..activations import IDENTITY
 from ..products import product
-from .mlp_kernels import LAYERS, OUTER, PRE, SIZES, _matrix, _parameters, _scale_rows, _widest
+from .mlp_kernels import LAYERS, OUTER, PRE, SIZES, _kept_of, _matrix, _parameters, _scale_rows, _widest, hidden_slopes
 
 _ROWS = 512  # tangents a group of samples
 _WHOLE = 16  # n from which the last product is made in place, transposed
@@ -28,6 +28,7 @@ def mlp_jacobian(pack, batch, kept, J):
     layers, n = meta[LAYERS], meta[SIZES]
     group = min(batch, max(1, _ROWS // n))
     one, two = np.empty(group * n * _widest(meta), kept.dtype), np.empty(group * n * _widest(meta), kept.dtype)
+    slopes = np.empty(group * _widest(meta), kept.dtype)
     for first in range(0, batch, group):
         count = min(group, batch - first)
         m = meta[SIZES + 1]
@@ -40,8 +41,9 @@ def mlp_jacobian(pack, batch, kept, J):
                 x[r, j] = row[j] * before
         start = _parameters(meta, 0)
         for layer in range(1, layers):
-            _scale_rows(x, _matrix(kept, k + (batch + first) * m, count, m))
-            k += 2 * batch * m
+            hidden_slopes(meta, kept, k + first * m, batch * m, slopes[: count * m])
+            _scale_rows(x, _matrix(slopes, 0, count, m))
+            k += _kept_of(meta) * batch * m
             before, m = m, meta[SIZES + layer + 1]
             W = _matrix(theta, start, before, m)
             start += _parameters(meta, layer)

@@ -22,8 +22,8 @@ from __future__ import annotations
 import numpy as np
 
 from .._jit import borrow, inline, kernel, part
-from ..activations import IDENTITY, activate, add_row, apply
-from ..products import add_outer, product
+from ..activations import IDENTITY, SLOPE_ITSELF, activate, add_row, slopes_of, through, told_by_value
+from ..products import add_outer, affine, product
 
 LAYERS, TIME, PRE, HIDDEN, OUTER, SIZES = range(6)
 TIME_NONE, TIME_FIRST, TIME_EVERY = range(3)
@@ -54,31 +54,27 @@ def _matrix(flat, start, rows, columns):
 
 @kernel
 def _affine(t, x, theta, start, sees_time, z, room):
-    """z = x W of equation (1); returns what is to be added to each row, b + t v, which may lie in `room`, and where the next layer's parameters start."""
+    """z = x W of equation (1), and b + t v added where that costs nothing; returns the row that is still to be added, or an empty one, and where the next layer's
+    parameters start. room: for that row."""
+    theta = borrow(theta)
     rows, columns = x.shape[1], z.shape[1]
-    product(x, part(theta, start, (rows, columns)), z)
-    v = start + rows * columns
-    if not sees_time:
-        return part(theta, v, (columns,)), v + columns
-    b = v + columns
-    for j in range(columns):
-        room[j] = theta[b + j] + t * theta[v + j]
-    return part(room, 0, (columns,)), b + columns
-
-
-@kernel
-def _zeros(room, columns):
-    """A row in `room` that changes nothing where it is added: 0 would take the sign off −0."""
-    row = room[:columns]
-    row[:] = -0.0
-    return row
+    W, v = part(theta, start, (rows, columns)), start + rows * columns
+    row, end = part(theta, v, (columns,)), v + columns
+    if sees_time:
+        b, end = v + columns, end + columns
+        row = part(room, 0, (columns,))
+        for j in range(columns):
+            row[j] = theta[b + j] + t * theta[v + j]
+    if affine(x, W, row, z):
+        row = part(room, 0, (0,))
+    return row, end
 
 
 @kernel
 def mlp_value(t, y, pack, out):
     """Equation (1) through all layers: out = f(t, y; θ), flat."""
-    y, out = borrow(y), borrow(out)
-    theta, meta, work, shift, _ = borrow(pack)
+    y, out, pack = borrow(y), borrow(out), borrow(pack)
+    theta, meta, work, shift, _ = pack
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     area = batch * _widest(meta)
@@ -87,7 +83,7 @@ def mlp_value(t, y, pack, out):
     if meta[PRE] != IDENTITY:
         x = part(work, area, (batch, n))
         x[:] = part(y, 0, (batch, n))
-        apply(meta[PRE], part(x, 0, (1, y.size)), _zeros(part(work, 2 * area, (y.size,)), y.size))
+        activate(meta[PRE], part(x, 0, (1, y.size)), part(room, 0, (0,)), part(room, 0, (0,)))
     start = 0
     for layer in range(layers):
         m = meta[SIZES + layer + 1]
@@ -99,7 +95,7 @@ def mlp_value(t, y, pack, out):
         if code == IDENTITY:
             add_row(row, z)
         else:
-            apply(code, z, row)
+            activate(code, z, row, part(room, 0, (0,)))
         x = z
 
 
@@ -113,10 +109,10 @@ def mlp_value_row(t, Y, r, pack, K, i):
 def mlp_linearize(t, y, pack, out, kept):
     """`mlp_value` that keeps, in this order, x₀ and p′ (with a preactivation), each hidden layer's x⁺ and D, and the last layer's D (if not 1).
 
-    With an empty `out` only what is kept is computed.
+    D of a hidden layer only if it is not told by x⁺. With an empty `out` only what is kept is computed.
     """
-    y, out, kept = borrow(y), borrow(out), borrow(kept)
-    theta, meta, work, shift, _ = borrow(pack)
+    y, out, kept, pack = borrow(y), borrow(out), borrow(kept), borrow(pack)
+    theta, meta, work, shift, _ = pack
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     room = part(work, 3 * batch * _widest(meta), (_widest(meta),))
@@ -125,9 +121,9 @@ def mlp_linearize(t, y, pack, out, kept):
     if meta[PRE] != IDENTITY:
         x = part(kept, 0, (batch, n))
         x[:] = part(y, 0, (batch, n))
-        zeros = _zeros(part(work, 2 * batch * _widest(meta), (y.size,)), y.size)
-        activate(meta[PRE], part(x, 0, (1, y.size)), zeros, part(kept, y.size, (1, y.size)))
+        _activate_both(meta[PRE], part(x, 0, (1, y.size)), room[:0], part(kept, y.size, (y.size,)))
         k = 2 * y.size
+    each = _kept_of(meta)
     start = 0
     for layer in range(layers):
         m = meta[SIZES + layer + 1]
@@ -143,13 +139,27 @@ def mlp_linearize(t, y, pack, out, kept):
         if layer == 0 and shift.size > 0:
             _add(shift, part(z, 0, (size,)))
         if not last:
-            activate(meta[HIDDEN], z, row, part(kept, k + size, (batch, m)))
-            k += 2 * size
+            activate(meta[HIDDEN], z, row, part(kept, k + size, ((each - 1) * size,)))
+            k += each * size
         elif meta[OUTER] != IDENTITY:
-            activate(meta[OUTER], z, row, part(kept, k, (batch, m)))
+            _activate_both(meta[OUTER], z, row, part(kept, k, (size,)))
         else:
             add_row(row, z)
         x = z
+
+
+@kernel
+def _activate_both(code, z, row, slope):
+    """`activate`, with σ′ of any σ."""
+    activate(code, z, row, slope)
+    if told_by_value(code):
+        slopes_of(code, part(z, 0, (slope.size,)), slope)
+
+
+@inline
+def _kept_of(meta):
+    """1 if x⁺ alone is kept of a hidden layer, 2 if D too."""
+    return 1 if told_by_value(meta[HIDDEN]) else 2
 
 
 @inline
@@ -157,8 +167,17 @@ def _kept_total(meta, batch):
     """Numbers kept before the last layer's slope."""
     total = 2 * batch * meta[SIZES] if meta[PRE] != IDENTITY else 0
     for layer in range(meta[LAYERS] - 1):
-        total += 2 * batch * meta[SIZES + layer + 1]
+        total += _kept_of(meta) * batch * meta[SIZES + layer + 1]
     return total
+
+
+@kernel
+def hidden_slopes(meta, kept, first, size, out):
+    """D of numbers of a hidden layer of which x⁺ is kept from `first` on: where it is kept `size` numbers after them, or else computed into out."""
+    if told_by_value(meta[HIDDEN]):
+        slopes_of(meta[HIDDEN], part(kept, first, (out.size,)), out)
+    else:
+        out[:] = part(kept, first + size, (out.size,))
 
 
 @kernel
@@ -204,8 +223,10 @@ def mlp_pushforward(pack, batch, kept, directions, y_dot, out):
         product(x_dot, _matrix(theta, start, x_dot.shape[1], m), z_dot)
         start += _parameters(meta, layer)
         if layer < layers - 1:
-            _scale_rows(z_dot, _matrix(kept, k + batch * m, batch, m))
-            k += 2 * batch * m
+            slope = np.empty((batch, m), y_dot.dtype)
+            hidden_slopes(meta, kept, k, batch * m, slope.reshape(batch * m))
+            _scale_rows(z_dot, slope)
+            k += _kept_of(meta) * batch * m
         elif meta[OUTER] != IDENTITY:
             _scale_rows(z_dot, _matrix(kept, k, batch, m))
         x_dot = z_dot
@@ -231,16 +252,6 @@ def _sum_rows(z_bar, total):
 
 
 @kernel
-def _through(x_bar, slope, total):
-    """In place z̄ = D ⊙ x̄⁺ of equation (3), and total = Σ_B z̄."""
-    total[:] = 0.0
-    for i in range(x_bar.shape[0]):
-        for j in range(x_bar.shape[1]):
-            x_bar[i, j] *= slope[i, j]
-            total[j] += x_bar[i, j]
-
-
-@kernel
 def _layer_gradient(t, x, z_bar, total, start, sees_time, theta_bar):
     """W̄ += xᵀ z̄, and with total = Σ_B z̄   b̄ += total, v̄ += t total of equation (3)."""
     rows, columns = x.shape[1], z_bar.shape[1]
@@ -263,14 +274,14 @@ def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
     batch = y.size // n
     area = batch * _widest(meta)
     room = part(work, 3 * area, (_widest(meta),))
-    k = _kept_total(meta, batch)
+    k, each = _kept_total(meta, batch), _kept_of(meta)
     end = theta.size
     columns = w.size // batch
     z_bar = part(w, 0, (batch, columns))
     if meta[OUTER] != IDENTITY:
         z_bar = part(work, 2 * area, (batch, columns))
         z_bar[:] = part(w, 0, (batch, columns))
-        _through(z_bar, part(kept, k, (batch, columns)), part(room, 0, (columns,)))
+        through(SLOPE_ITSELF, z_bar, part(kept, k, (batch, columns)), part(room, 0, (columns,)))
     else:
         _sum_rows(z_bar, part(room, 0, (columns,)))
     for layer in range(layers - 1, -1, -1):
@@ -278,7 +289,7 @@ def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
         size = batch * m
         start = end - _parameters(meta, layer)
         if layer > 0:
-            k -= 2 * size
+            k -= each * size
             x = part(kept, k, (batch, m))
         elif meta[PRE] != IDENTITY:
             x = part(kept, 0, (batch, m))
@@ -288,9 +299,9 @@ def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
         if layer == 0 and shift.size > 0:
             _add(part(z_bar, 0, (shift.size,)), theta_bar[theta.size :])
         x_bar = part(work, (layer % 2) * area, (batch, m))
-        product(z_bar, part(transposed, start, (columns, m)), x_bar)
+        affine(z_bar, part(transposed, start, (columns, m)), part(room, 0, (0,)), x_bar)
         if layer > 0:
-            _through(x_bar, part(kept, k + size, (batch, m)), part(room, 0, (m,)))
+            through(meta[HIDDEN], x_bar, part(kept, k + (each - 1) * size, (batch, m)), part(room, 0, (m,)))
         else:
             flat = part(x_bar, 0, (size,))
             if meta[PRE] != IDENTITY:
@@ -342,8 +353,10 @@ def mlp_time_pullback(pack, kept, w):
         x_bar = _matrix(work, (layer % 2) * area, batch, m)
         product(z_bar, _matrix(transposed, start, columns, m), x_bar)
         flat = x_bar.reshape(batch * m)
-        k -= 2 * batch * m
-        _multiply(flat, kept[k + batch * m : k + 2 * batch * m], flat)
+        k -= _kept_of(meta) * batch * m
+        slope = np.empty(batch * m, w.dtype)
+        hidden_slopes(meta, kept, k, batch * m, slope)
+        _multiply(flat, slope, flat)
         z_bar = x_bar
         end = start
     return t_bar
@@ -356,10 +369,9 @@ def mlp_work(meta, batch):
 
 
 @kernel
-def mlp_packed(theta, meta, batch, back):
-    """A `pack` for `batch` samples, for pullbacks too if `back`."""
-    work, nothing = np.empty(mlp_work(meta, batch), theta.dtype), np.empty(0, theta.dtype)
-    return theta, meta, work, nothing, mlp_transposed(theta, meta) if back else nothing
+def mlp_packed(theta, meta, batch, shift):
+    """A `pack` for `batch` samples."""
+    return theta, meta, np.empty(mlp_work(meta, batch), theta.dtype), shift, mlp_transposed(theta, meta)
 
 
 @kernel
