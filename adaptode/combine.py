@@ -6,7 +6,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import overload
 
-from ._jit import borrow, inline, kernel
+from ._jit import JIT_DISABLED, borrow, inline, kernel
 from .simd import full, load, madd, store, width
 
 _BLOCK = 1024  # elements worked on at a time, so that the running sum stays in the first-level cache
@@ -162,7 +162,7 @@ def add(x, out):
 
 def all_finite(x) -> bool:
     """True when no element of an array is NaN or inf."""
-    return bool(_all_finite(x.reshape(x.size))) if x.dtype.char in "fd" else bool(np.isfinite(x).all())
+    return bool(_all_finite(x.reshape(x.size))) if x.dtype.char in "fd" and not JIT_DISABLED else bool(np.isfinite(x).all())
 
 
 @kernel

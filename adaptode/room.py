@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import tracemalloc
 import weakref
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,8 @@ def forget() -> None:
 
 
 def _take(wanted: int, waste: float) -> np.ndarray:
-    fitting = [(memory.size, key) for key, memory in _spare.copy().items() if wanted <= memory.size <= waste * wanted]
-    for _, key in sorted(fitting):
+    fitting = [(memory.size, key) for key, memory in reversed(_spare.copy().items()) if wanted <= memory.size <= waste * wanted]
+    for _, key in sorted(fitting, key=itemgetter(0)):  # of one size the newest, which may be in a cache
         memory = _spare.pop(key, None)
         if memory is not None:
             return memory

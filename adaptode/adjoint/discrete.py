@@ -39,7 +39,7 @@ class Walk:
 
     def __init__(self, run: Run, cotangents: Cotangents, ends: bool, start: bool = True, tiled: bool = True) -> None:
         dtype, size, hidden = run.end.dtype, run.start.size, run.coordinates
-        self.run, self.cotangents, self.calls = run, cotangents, 0
+        self.run, self.cotangents, self.start, self.calls = run, cotangents, start, 0
         self.enter, self.single, self.at = enter, False, run.grid.size - 1  # single: a step at a time; at: the step now at hand, the first of those
         opened = cotangents.error.any() or cotangents.stiffness.any()
         self.tab, self.bound = run.method.coefficients(dtype), run.bind() if hidden is None else hidden.bind(run.kept_states is None, opened, start)
@@ -97,11 +97,11 @@ class Walk:
         t, h = self.run.grid[n], self.run.grid[n + 1] - self.run.grid[n]
         return inside(self.bound, self.tab, t, h, y0, y1, fractions)
 
-    def gradient(self, y_bar: Sequence[Array | Factors], start: bool = True) -> tuple[Array | None, Array]:
-        """ȳ₀ (B, n), None without `start`, and θ̄ (P,), once at the start; y_bar are the cotangents (B, n) of the outputs."""
+    def gradient(self, y_bar: Sequence[Array | Factors]) -> tuple[Array | None, Array]:
+        """ȳ₀ (B, n), None unless it is asked for, and θ̄ (P,), once at the start; y_bar are the cotangents (B, n) of the outputs."""
         if self.run.coordinates is None:
-            return self.y0.reshape(self.run.end.shape) if start else None, self.theta
-        return self.run.coordinates.pull(self.theta, self.alpha, y_bar, self.bound, start)
+            return self.y0.reshape(self.run.end.shape) if self.start else None, self.theta
+        return self.run.coordinates.pull(self.theta, self.alpha, y_bar, self.bound, self.start)
 
 
 def discrete(
@@ -173,7 +173,7 @@ def discrete(
         whole = seen if hidden is None else np.array([np.asarray(bar).ravel() for bar in bars]).reshape(len(bars), run.end.size)
         raise_nonfinite(run.lifted(), cotangents._replace(output=whole), budget)
     t0, t1 = (walk.ends.t0, walk.ends.t1) if walk.ends is not None else (None, None)
-    y0, theta = walk.gradient(bars, start)
+    y0, theta = walk.gradient(bars)
     return Gradient(y0, theta, t0, t1, walk.calls)
 
 

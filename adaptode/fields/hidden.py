@@ -70,7 +70,8 @@ class Lift(NamedTuple):
 FIRST, ALL, PARTIES, MEETINGS = range(4)  # of `place`
 
 
-def lift_size(n: int, m: int) -> int:
+@kernel
+def lift_size(n, m):
     """Numbers of `err` and `pair`."""
     return 2 * LIFT_ROWS * (n + m)
 
@@ -173,7 +174,7 @@ def hidden_rows_room(pack, rows):
     """As `mlp_rows_room`."""
     inner, _, lift = pack
     m, n = lift.weights.shape
-    return mlp_work(inner[1], rows) + rows * _width(inner[1]) + 2 * LIFT_ROWS * (n + m)
+    return mlp_work(inner[1], rows) + rows * _width(inner[1]) + lift_size(n, m)
 
 
 @kernel

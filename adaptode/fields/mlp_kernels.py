@@ -54,8 +54,7 @@ def _matrix(flat, start, rows, columns):
 
 @kernel
 def _affine(t, x, theta, start, sees_time, z, room):
-    """z = x W of equation (1), and b + t v added where that costs nothing; returns the row that is still to be added, or an empty one, and where the next layer's
-    parameters start. room: for that row."""
+    """z = x W of equation (1), and b + t v added where that is free; returns the row still to be added (maybe empty) and where the next layer starts."""
     theta = borrow(theta)
     rows, columns = x.shape[1], z.shape[1]
     W, v = part(theta, start, (rows, columns)), start + rows * columns
@@ -245,9 +244,18 @@ def _scale_rows(x, slope):
 @kernel
 def _sum_rows(z_bar, total):
     """total = Σ_B z̄"""
+    rows, columns = z_bar.shape
+    if columns < 8:  # down each column, by two sums that do not wait for each other
+        for j in range(columns):
+            s0 = s1 = z_bar.dtype.type(0.0)
+            for i in range(1, rows, 2):
+                s0 += z_bar[i - 1, j]
+                s1 += z_bar[i, j]
+            total[j] = s0 + s1 + (z_bar[rows - 1, j] if rows % 2 == 1 else 0.0)
+        return
     total[:] = 0.0
-    for i in range(z_bar.shape[0]):
-        for j in range(z_bar.shape[1]):
+    for i in range(rows):
+        for j in range(columns):
             total[j] += z_bar[i, j]
 
 
