@@ -27,6 +27,7 @@ from ..errors import InputError
 from ..fields.hidden import norm_bars
 from ..fields.protocol import Array
 from ..products import Factors
+from ..room import empty, zeros
 from ..solution import Run
 from .checkpoints import check_parts
 from .ends import Ends
@@ -44,8 +45,8 @@ class Walk:
         opened = cotangents.error.any() or cotangents.stiffness.any()
         self.tab, self.bound = run.method.coefficients(dtype), run.bind() if hidden is None else hidden.bind(run.kept_states is None, opened, start)
         self.ends = Ends(run, self.bound) if ends and run.field.has("time_vjp") else None
-        self.y0, self.theta = np.zeros(size, dtype), np.zeros(run.field.n_params if hidden is None else hidden.n_params, dtype)
-        self.alpha = None if hidden is None else np.empty_like(cotangents.output)
+        self.y0, self.theta = zeros(size, dtype), zeros(run.field.n_params if hidden is None else hidden.n_params, dtype)
+        self.alpha = None if hidden is None else empty(cotangents.output.shape, dtype)
         self.batch, self.scratch = run.end.shape[0], cast(Scratch, None)  # or tiles have theirs
         self.tiles: list[Tile] = []
         apart = tiled and self.ends is None and (not opened or (run.kept_states is not None and not np.isnan(cotangents.scaled).any()))

@@ -254,7 +254,7 @@ class HiddenCoordinates:
         """
         dtype, batch = self.base.dtype, self.shape[0]
         pack, kept = mlp_pack(self._inner, self._meta, batch, dtype, self._shift)
-        room = np.empty(batch * self.field.sizes[-2], dtype)
+        room = empty(batch * self.field.sizes[-2], dtype)
         functions, lift = (hidden_value, hidden_linearize, hidden_pullback), new_lift(self.base, self.weights, self._factor, stepped, opened)
         if opened:
             lift = lift._replace(weights_bar=zeros(self.weights.size, dtype), base_bar=zeros(self.base.size * start, dtype))
@@ -289,7 +289,8 @@ class HiddenCoordinates:
         z0 = self._inner.size
         M_bar, z0_bar = bar[:mixing].reshape(self.shape[1], -1), bar[z0:].reshape(rows, -1)
         W1_bar, weights_bar = theta_bar[: self._second].reshape(self.W1.shape), theta_bar[self._last :].reshape(self.weights.shape)
-        W1_transposed = self.W1.T.copy()
+        W1_transposed = empty(self.W1.shape[::-1], self.base.dtype)
+        W1_transposed[...] = self.W1.T
         add_matrix_product(self.base, z0_bar, W1_bar)
         add_matrix_product(self.weights, M_bar, W1_bar)
         theta_bar[self._second : self._last] = bar[mixing:z0]

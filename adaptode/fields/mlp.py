@@ -10,6 +10,7 @@ import numpy as np
 from ..activations import CODES, SMOOTH, activation_code
 from ..checked import check_rng
 from ..errors import InputError, MissingDerivativeError
+from ..room import empty
 from . import mlp_kernels as kernels
 from .mlp_bilinear import mlp_bilinear
 from .mlp_jacobian import mlp_jacobian
@@ -197,4 +198,5 @@ def mlp_pack(theta: Array, meta: Array, batch: int, dtype: Any, shift: Array | N
     """What the kernels take in the place of theta, and how many numbers `mlp_linearize` keeps."""
     theta = np.ascontiguousarray(theta, dtype=dtype)
     shift = np.empty(0, dtype) if shift is None else shift
-    return kernels.mlp_packed(theta, meta, batch, shift), int(kernels.kept_size(meta, batch))
+    work = empty(int(kernels.mlp_work(meta, batch)), dtype)
+    return (theta, meta, work, shift, kernels.mlp_transposed(theta, meta)), int(kernels.kept_size(meta, batch))
