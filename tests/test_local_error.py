@@ -284,6 +284,7 @@ def test_pull_is_linear_and_repeatable(coordinates):
     one, three, zero, again = (term.pull(bar) for bar in (1.0, 3.0, 0.0, 1.0))
     for a, b in ((three.theta, one.theta), (three.jumps[0][1], one.jumps[0][1])):
         np.testing.assert_allclose(a, 3 * b, rtol=0, atol=1e-9 * np.abs(b).max())  # of an error that is 1e-7 of its terms
+    np.testing.assert_array_equal(term.pull(4.0).theta, 4 * one.theta)  # which rounds nowhere
     np.testing.assert_array_equal(again.theta, one.theta)
     assert not zero.theta.any() and not zero.jumps[0][1].any()
 
