@@ -17,6 +17,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba.core import cgutils
 from numba.core import types as numba_types
 from numba.core.caching import FunctionCache
@@ -218,6 +219,41 @@ def part(array: Any, start: int, shape: tuple[int, ...]) -> Any:
 @overload(part, jit_options={"forceinline": True, **_OPTIONS})
 def _part(array, start, shape):
     return lambda array, start, shape: _viewed(array, start, shape)
+
+
+FRAME_BYTES = 2**15
+
+
+@intrinsic
+def _in_frame(context, like):
+    result = numba_types.Array(like.dtype, 1, "C")
+
+    def generate(context, builder, signature, values):
+        number = context.get_data_type(like.dtype)
+        item = context.get_abi_sizeof(number)
+        count = FRAME_BYTES // item
+        with builder.goto_entry_block():
+            memory = builder.alloca(ir.ArrayType(number, count))  # cgutils.alloca_once would fill it with zeros
+        memory.align = 64
+        view = context.make_array(result)(context, builder)
+        shape, strides = (cgutils.pack_array(builder, [context.get_constant(numba_types.intp, x)]) for x in (count, item))
+        first = builder.bitcast(memory, number.as_pointer())
+        context.populate_array(
+            view, data=first, shape=shape, strides=strides, itemsize=context.get_constant(numba_types.intp, item), meminfo=None
+        )
+        return view._getvalue()
+
+    return result(like), generate
+
+
+def in_frame(like: Any) -> Any:
+    """FRAME_BYTES of the calling kernel's own memory as an array of like's dtype, gone when it returns: for what it calls, not for whoever keeps it."""
+    return np.empty(FRAME_BYTES // like.itemsize, like.dtype)
+
+
+@overload(in_frame, inline="always")  # before LLVM sees it: the frame must be the kernel's
+def _frame(like):
+    return lambda like: _in_frame(like)
 
 
 @intrinsic

@@ -1,9 +1,10 @@
-"""Products of matrices that lie row by row, made in blocks that BLAS multiplies without packing them.
+"""Products of matrices that lie row by row.
 
-OpenBLAS has kernels for small matrices (with AVX-512, up to a million multiplications) that read them as they lie, at one and a half times the speed at which
-it packs and multiplies larger ones. Where it has none blocks cost a few hundredths, and are so small that it does not call its own threads, which do not help
-with little work and go on looking for more for hundredths of a second, on cores that `threads` would have. Numba reaches SciPy's BLAS by the symbol under its
-own `np.dot`, which sees whole matrices alone and cannot add to what is there.
+With AVX-512 they are made in blocks: OpenBLAS has kernels for small matrices, of up to a million multiplications, that read them as they lie, at one and a half
+times the speed at which it packs and multiplies larger ones. With AVX2 it has none; there `tiles` makes most, and BLAS, also in blocks, what has one row, or
+fewer columns than a vector but not few. Blocks are so small that BLAS does not call its own threads, which do not help with little work and go on looking for
+more for hundredths of a second, on cores that `threads` would have. Numba reaches SciPy's BLAS by the symbol under its own `np.dot`, which sees whole matrices
+alone and cannot add to what is there.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ from ._jit import JIT_DISABLED, borrow, inline, kernel, part
 from .room import empty
 from .simd import full, load, madd, store, width
 from .threads import how_many, together
+from .tiles import narrow_outer, narrow_product, panel_product, panels_of, tiled_outer, tiled_product
 
 BLOCK_ROWS = 64
-_MOST = 1_000_000 if get_host_cpu_features().get("avx512f") else 2**18  # multiplications of a block
+_CPU = get_host_cpu_features()
+_SMALL_KERNELS = bool(_CPU.get("avx512f"))  # of BLAS
+_BY_TILES = bool(_CPU.get("avx2") and _CPU.get("fma")) and not _SMALL_KERNELS
+_MOST = 1_000_000 if _SMALL_KERNELS else 2**18  # multiplications of a block
 _NARROW = 32  # columns below which a block had better have fewer rows
+_VERY_NARROW = 3  # columns up to which scalar products are quicker than BLAS without kernels for small matrices
 _FEW = 256  # multiplications that take less time than a call of BLAS
 
 _DOUBLE, _SINGLE, _AS_IT_LIES, _TRANSPOSED = map(ord, "dsnt")
@@ -142,18 +148,15 @@ def affine(a, b, row, c):
     if a.shape[0] == 1 and b.size <= _FEW:
         _few(a[0], b, row, c[0])
         return True
-    product(a, b, c)
+    if _in_registers(a, b, row, c):
+        return True
+    _product_in_blocks(a, b, c)
     return row.size == 0
 
 
-@kernel
-def product(a, b, c):
-    """c = a b: a (B, k), b (k, m), c (B, m), all by rows and of one dtype."""
-    a, b, c = borrow(a), borrow(b), borrow(c)
+@inline
+def _product_in_blocks(a, b, c):
     inner, m = b.shape
-    if a.shape[0] == 1 and inner * m <= _FEW:
-        _few(a[0], b, part(c, 0, (0,)), c[0])
-        return
     rows, depth, columns = _block(a.shape[0], inner, m)
     if rows == a.shape[0] and depth >= inner and columns == m:
         _gemm(_AS_IT_LIES, rows, m, inner, a, inner, b, m, 0, c, m)
@@ -165,16 +168,9 @@ def product(a, b, c):
                 _gemm(_AS_IT_LIES, r, min(columns, m - j), min(depth, inner - k), a[i:, k:], inner, b[k:, j:], m, min(k, 1), c[i:, j:], m)
 
 
-@kernel
-def add_outer(a, b, c):
-    """c += aᵀ b: a (B, k), b (B, m), c (k, m), all by rows and of one dtype."""
-    a, b, c = borrow(a), borrow(b), borrow(c)
+@inline
+def _outer_in_blocks(a, b, c):
     k, m = c.shape
-    if a.shape[0] == 1 and k * m <= _FEW:
-        for i in range(k):
-            for j in range(m):
-                c[i, j] += a[0, i] * b[0, j]
-        return
     inner, rows, columns = _block(a.shape[0], k, m)
     if inner == a.shape[0] and rows == k and columns == m:
         _gemm(_TRANSPOSED, k, m, inner, a, k, b, m, 1, c, m)
@@ -186,10 +182,72 @@ def add_outer(a, b, c):
                 _gemm(_TRANSPOSED, min(rows, k - l), min(columns, m - j), depth, a[i:, l:], k, b[i:, j:], m, 1, c[l:, j:], m)
 
 
+@inline
+def _in_registers(a, b, row, c):
+    """`affine` by `tiles`, where that is quicker than BLAS; whether it is."""
+    (inner, m), lanes = b.shape, width(c)
+    if not _BY_TILES or a.shape[0] == 1:
+        return False
+    if m >= lanes:
+        tiled_product(a, b, row, c)
+    elif m <= _VERY_NARROW and inner >= lanes:
+        narrow_product(a, b, row, c)
+    else:
+        return False
+    return True
+
+
+@kernel
+def product(a, b, c):
+    """c = a b: a (B, k), b (k, m), c (B, m), all by rows and of one dtype."""
+    a, b, c = borrow(a), borrow(b), borrow(c)
+    if a.shape[0] == 1 and b.size <= _FEW:
+        _few(a[0], b, part(c, 0, (0,)), c[0])
+    elif not _in_registers(a, b, part(c, 0, (0,)), c):
+        _product_in_blocks(a, b, c)
+
+
+@kernel
+def prepared(b):
+    """What `prepared_product` multiplies by in the place of b (k, m), as often as it likes: empty where nothing is to be gained."""
+    if _BY_TILES and b.shape[1] >= width(b):
+        return panels_of(b)
+    return np.empty(0, b.dtype)
+
+
+@kernel
+def prepared_product(a, b, panels, c):
+    """`product` with a b that is `prepared`, for which a few rows are as good as many."""
+    if panels.size > 0:
+        panel_product(a, b, panels, c)
+    else:
+        product(a, b, c)
+
+
+@kernel
+def add_outer(a, b, c):
+    """c += aᵀ b: a (B, k), b (B, m), c (k, m), all by rows and of one dtype."""
+    a, b, c = borrow(a), borrow(b), borrow(c)
+    k, m = c.shape
+    if a.shape[0] == 1 and k * m <= _FEW:
+        for i in range(k):
+            for j in range(m):
+                c[i, j] += a[0, i] * b[0, j]
+    elif _BY_TILES and a.shape[0] > 1 and m >= width(c):
+        tiled_outer(a, b, c)
+    elif _BY_TILES and a.shape[0] > 1 and k >= width(c):
+        narrow_outer(a, b, c)
+    else:
+        _outer_in_blocks(a, b, c)
+
+
 if JIT_DISABLED:
 
     def product(a, b, c):  # noqa: F811
         np.matmul(a, b, out=c)
+
+    def prepared(b):  # noqa: F811
+        return np.empty(0, b.dtype)
 
     def affine(a, b, row, c):  # noqa: F811
         np.matmul(a, b, out=c)
