@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ._jit import inline, kernel, part
-from .elementary import cube, gelu, relu, relu_slope, relu_slopes, sigmoid, sigmoid_slope, sigmoid_slopes, sine, softplus, tanh, tanh_slope, tanh_slopes
+from .elementary import cube, gelu, relu, relu_slope, relu_slopes, sigmoid, sigmoid_slope, sigmoid_slopes, sine, softplus, tanh_slope, tanh_slopes, tanhs
 from .errors import InputError
 from .simd import add, full, load, mul, store, width
 
@@ -36,6 +38,7 @@ CODES = {
 }
 SLOPE_ITSELF = -1  # for `through`
 SMOOTH = frozenset(CODES) - {"relu"}
+CURVED_BY_ARGUMENT = frozenset({"gelu", "cube"})  # σ″(z) is a function of z, not of σ(z) and σ′(z)
 
 
 def activation_code(name: str) -> int:
@@ -95,6 +98,28 @@ def _value_loop(rule):
     return value
 
 
+@inline
+def _tanh_value(z, b):
+    """tanh over rows by vectors; what is left over goes through one of its own, so that a number's result does not depend on its place."""
+    flat, lanes, columns = part(z, 0, (z.size,)), width(z), z.shape[1]
+    if b.size > 0 and columns % lanes == 0:
+        for first in range(0, z.size, columns):
+            for j in range(0, columns, lanes):
+                store(flat, first + j, tanhs(add(load(flat, first + j), load(b, j))))
+        return
+    add_row(b, z)
+    whole = z.size - z.size % lanes
+    for k in range(0, whole, lanes):
+        store(flat, k, tanhs(load(flat, k)))
+    if whole < z.size:
+        rest = np.zeros(lanes, z.dtype)
+        for l in range(z.size - whole):
+            rest[l] = flat[whole + l]
+        store(rest, 0, tanhs(load(rest, 0)))
+        for l in range(z.size - whole):
+            flat[whole + l] = rest[l]
+
+
 def _both_loop(rule):
     """A rule of values and slopes over rows; without slopes where there is no room for them."""
 
@@ -113,7 +138,7 @@ def _both_loop(rule):
     return both
 
 
-_tanh_value, _sigmoid_value, _relu_value = map(_value_loop, (tanh, sigmoid, relu))
+_sigmoid_value, _relu_value = map(_value_loop, (sigmoid, relu))
 _softplus_both, _sine_both, _gelu_both, _cube_both = map(_both_loop, (softplus, sine, gelu, cube))
 
 
