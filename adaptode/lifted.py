@@ -22,7 +22,7 @@ from ._jit import inline, kernel, meet
 from .combine import add
 from .fields.hidden import ALL, FIRST, LIFT_ROWS, MEETINGS, PARTIES
 from .norms import add_squares, rms_of, scaled_rms_bars
-from .products import add_outer, product
+from .products import add_outer, prepared_product, product
 from .room import empty
 from .step import bars_of_two, end_state, error_vector, estimates_vjp, finish, of_two, pair_rows, stiffness_slopes
 from .threads import how_many, together
@@ -66,7 +66,7 @@ def lifted(lift, a, out):
     """out = a Ŵ, flat; of all rows or some."""
     m, n = lift.weights.shape
     rows = a.size // m
-    product(a.reshape(rows, m), lift.weights, out.reshape(rows, n))
+    prepared_product(a.reshape(rows, m), lift.weights, lift.panels, out.reshape(rows, n))
 
 
 @inline
@@ -80,12 +80,14 @@ def _lifted_squares(lift, x, atol, rtol, first, last, seen, sums):
     """Sums of squares of x Ŵ against y₀, a row of (T, 4) for each LIFT_ROWS rows; of the rows first … last − 1 of these."""
     (batch, n), m = lift.base.shape, lift.weights.shape[0]
     base = lift.base.reshape(lift.base.size)
-    for tile in range(first, last):
-        lo, hi = tile * LIFT_ROWS, min((tile + 1) * LIFT_ROWS, batch)
-        e, y = seen[: (hi - lo) * n], base[lo * n : hi * n]
-        lifted(lift, x[lo * m : hi * m], e)
-        sums[tile] = 0.0
-        add_squares(e, y, y, _of_rows(atol, lo * n, hi * n), _of_rows(rtol, lo * n, hi * n), sums[tile])
+    for two in range(first, last, 2):
+        start, stop = two * LIFT_ROWS, min(min(two + 2, last) * LIFT_ROWS, batch)
+        lifted(lift, x[start * m : stop * m], seen[: (stop - start) * n])
+        for tile in range(two, min(two + 2, last)):
+            lo, hi = tile * LIFT_ROWS, min((tile + 1) * LIFT_ROWS, batch)
+            e, y = seen[(lo - start) * n : (hi - start) * n], base[lo * n : hi * n]
+            sums[tile] = 0.0
+            add_squares(e, y, y, _of_rows(atol, lo * n, hi * n), _of_rows(rtol, lo * n, hi * n), sums[tile])
 
 
 def lifted_rms(lift, x, atol, rtol):
@@ -93,8 +95,9 @@ def lifted_rms(lift, x, atol, rtol):
     (batch, n), m = lift.base.shape, lift.weights.shape[0]
     tiles = -(-batch // LIFT_ROWS)
     parties, sums = how_many(batch * m * n, tiles // 2), np.empty((tiles, 4))
-    edges = [tiles * k // parties for k in range(parties + 1)]
-    rooms = [lift.err, *(empty(LIFT_ROWS * n, x.dtype) for _ in range(parties - 1))]
+    pairs = -(-tiles // 2)  # the same with any number of threads, for rows that are multiplied together may show in their bits
+    edges = [*(2 * (pairs * k // parties) for k in range(parties)), tiles]
+    rooms = [lift.err, *(empty(2 * LIFT_ROWS * n, x.dtype) for _ in range(parties - 1))]
     tasks = [partial(_lifted_squares, lift, x, atol, rtol, *ends, seen, sums) for ends, seen in zip(pairwise(edges), rooms, strict=True)]
     together(tasks)
     return rms_of(sums.sum(axis=0), batch * n)
@@ -131,15 +134,17 @@ def hidden_measure(pack, tab, h, a0, K, Y, atol, rtol, a1, err):
         own = sums[place[FIRST] + lo // LIFT_ROWS]
         own[:] = 0.0
         y0, y1, base = lift.states[before][lo * n : hi * n], lift.states[after][lo * n : hi * n], lift.base[lo:hi].reshape((hi - lo) * n)
-        lifted(lift, a1[lo * m : hi * m], y1)
+        inner, seen = (hi - lo) * m, lift.err[: 2 * y1.size]
+        both, e_seen = lift.pair[: 2 * inner], seen[y1.size :]
+        both[:inner], both[inner:] = a1[lo * m : hi * m], err[lo * m : hi * m]
+        lifted(lift, both, seen)  # at once: Ŵ is larger than most caches
         for e in range(y1.size):
-            y1[e] += base[e]
+            y1[e] = seen[e] + base[e]
         of_atol, of_rtol = _of_rows(atol, lo * n, hi * n), _of_rows(rtol, lo * n, hi * n)
-        for part in range(err.size // small):
-            start = part * small
-            e_seen = lift.err[: y1.size]
-            lifted(lift, err[start + lo * m : start + hi * m], e_seen)
-            add_squares(e_seen, y0, y1, of_atol, of_rtol, own[4 * part : 4 * part + 4])
+        add_squares(e_seen, y0, y1, of_atol, of_rtol, own[:4])
+        if err.size > small:
+            lifted(lift, err[small + lo * m : small + hi * m], e_seen)
+            add_squares(e_seen, y0, y1, of_atol, of_rtol, own[4:8])
         if tab.pair_i >= 0:
             i, j = pair_rows(tab, Y)
             own[8] = _pair_squares(lift, K, tab.pair_j, tab.pair_i, lo, hi)
@@ -205,7 +210,7 @@ def _stack(lift, err, low, a0, a1, lo, hi):
     x[0], x[parts - 2], x[parts - 1] = err[lo * m : hi * m], a0[lo * m : hi * m], a1[lo * m : hi * m]
     if parts == 4:
         x[1] = low[lo * m : hi * m]
-    product(x.reshape(parts * rows, m), lift.weights, seen.reshape(parts * rows, n))
+    prepared_product(x.reshape(parts * rows, m), lift.weights, lift.panels, seen.reshape(parts * rows, n))
     base = lift.base[lo:hi].reshape(rows * n)
     add(base, seen[parts - 2])
     add(base, seen[parts - 1])

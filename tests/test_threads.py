@@ -16,6 +16,8 @@ from llvmlite.binding import get_host_cpu_features
 
 import adaptode as ao
 from adaptode import team, threads
+from adaptode.fields.hidden import LIFT_ROWS, new_lift
+from adaptode.lifted import lifted_rms
 from adaptode.products import BLOCK_ROWS
 from adaptode.solution import Status
 
@@ -70,6 +72,19 @@ def test_the_same_bits_with_other_kernels_of_blas(core):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cov", "-k", "same_bits_with_any or number_of_rows", __file__]
     found = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stdout[-3000:]
+
+
+@pytest.mark.parametrize("tiles", [6, 7, 8])
+def test_a_first_step_norm_has_the_same_bits_with_any_number_of_threads(number, tiles):
+    """A row that is left over is multiplied with the same others."""
+    rows, n, m = LIFT_ROWS * (tiles - 1) + 1, 3, 21
+    rng, found = np.random.default_rng(0), []
+    lift = new_lift(rng.normal(size=(rows, n)), rng.normal(size=(m, n)), rng.normal(size=(m, n)), True, False)
+    x = rng.normal(size=rows * m)
+    for count in (1, 2, 3):
+        number(count)
+        found.append(lifted_rms(lift, x, np.array([1e-6]), np.array([1e-3])))
+    assert found[0] == found[1] == found[2]
 
 
 @settings(max_examples=20)

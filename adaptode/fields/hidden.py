@@ -31,7 +31,7 @@ import numpy as np
 from .._jit import inline, kernel
 from ..activations import IDENTITY
 from ..householder import triangle
-from ..products import BLOCK_ROWS, Factors, add_matrix_product, cuts, matrix_product, product
+from ..products import BLOCK_ROWS, Factors, add_matrix_product, cuts, matrix_product, prepared, product
 from ..room import Room, empty, zeros
 from ..threads import how_many, together
 from . import mlp_kernels as kernels
@@ -45,6 +45,8 @@ LIFT_ROWS = BLOCK_ROWS // 2  # lifted at a time; a multiple of four, as the runn
 class Lift(NamedTuple):
     """Equation (1) for compiled code: base y₀ (B, n), weights Ŵ (m, n), factor L (m, min(m, n)) of Ŵ = L Q; and room for what `adaptode.lifted` works on.
 
+    panels           Ŵ as it is multiplied by, of `products.prepared`
+
     at 2 (B m,)      α of the two states lifted last       states 2 (B n,)   they themselves; `newest` (1,) is the number of the newer
     err, pair        2 LIFT_ROWS rows of lifted error vectors and states, and of them in hidden coordinates
     sums (2, T, 10)  of every LIFT_ROWS rows, sums of squares of which norms are made: of this attempt and of the one before
@@ -54,6 +56,7 @@ class Lift(NamedTuple):
 
     base: Array
     weights: Array
+    panels: Array
     factor: Array
     at: tuple[Array, Array]
     states: tuple[Array, Array]
@@ -85,7 +88,8 @@ def new_lift(base: Array, weights: Array, factor: Array, stepped: bool, opened: 
         a[:] = np.nan  # no state is lifted yet
     room, tiles, nothing = Room(some_rows * (n + m), dtype), -(-batch // LIFT_ROWS), np.empty(0, dtype)
     some = np.zeros(1, np.int64), room.take(some_rows * n), room.take(some_rows * m), np.empty((2, tiles, 10))
-    return Lift(base, weights, factor, at, states, *some, np.array([0, batch, 1, 0]), np.zeros(1, np.int64), nothing, nothing)
+    panels = prepared(weights) if stepped or opened else np.empty(0, dtype)
+    return Lift(base, weights, panels, factor, at, states, *some, np.array([0, batch, 1, 0]), np.zeros(1, np.int64), nothing, nothing)
 
 
 def shared_lift(lift: Lift, lo: int, hi: int, parties: int, room: Room) -> Lift:
@@ -189,7 +193,19 @@ def hidden_rows(pack, lo, hi, room, wide_bar):
     base_bar = lift.base_bar[lo * n : hi * n] if lift.base_bar.size > 0 else lift.base_bar
     scratch = room[b:c], room[c : c + 2 * LIFT_ROWS * m]
     rows = Lift(
-        lift.base[lo:hi], lift.weights, lift.factor, lift.at, lift.states, lift.newest, *scratch, lift.sums, lift.place, lift.counter, wide_bar, base_bar
+        lift.base[lo:hi],
+        lift.weights,
+        lift.panels,
+        lift.factor,
+        lift.at,
+        lift.states,
+        lift.newest,
+        *scratch,
+        lift.sums,
+        lift.place,
+        lift.counter,
+        wide_bar,
+        base_bar,
     )
     return (own, room[a:b], rows), shared, one
 
