@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ._jit import JIT_DISABLED
 from .errors import InputError, SingularJacobianError
+from .room import empty
 from .spectral import Triplets, extremes
 
 Array = NDArray[np.float64]
@@ -62,6 +63,23 @@ def directions(cache: Gradient, bar: ArrayLike) -> tuple[Array, Array]:
     return slope.u.astype(cache.dtype, copy=False), w
 
 
+@_quiet
+def scaled(cache: Gradient, factor: ArrayLike) -> Gradient:
+    """The gradient of a function of the quantity, whose slope in it is factor (B,)."""
+    return cache._replace(slope=cache.slope._replace(w=_column(_checked(cache, factor)) * cache.slope.w))
+
+
+@_quiet
+def cotangent(cache: Gradient, bar: ArrayLike) -> Array:
+    """The cotangent of J itself, bar dv/dJ, (B, n, n)."""
+    w, u = cache.slope
+    if u is None:
+        J_bar = np.multiply(_column(_checked(cache, bar)), w.transpose(0, 2, 1), out=empty(w.shape, w.dtype))
+    else:
+        J_bar = (_column(_checked(cache, bar)) * w).transpose(0, 2, 1) @ u
+    return J_bar.astype(cache.dtype, copy=False)
+
+
 # --- Frobenius norm ---------------------------------------------------------------------------------------------------
 
 
@@ -77,15 +95,15 @@ def frobenius(J: ArrayLike) -> tuple[Array, Gradient]:
     Not differentiable at J = 0, where the gradient is taken to be 0. Entries from 1e-300 to 1e300 are safe.
     """
     J, scale, dtype, finite = _batch(J)
-    scaled = J / _column(scale)
-    norm = np.sqrt(np.einsum("bij,bij->b", scaled, scaled))
-    slope = np.multiply(scaled.transpose(0, 2, 1), _column(_ratio(1.0, norm)), out=np.empty_like(scaled))
-    return _masked(norm * scale, Slope(slope, None), dtype, finite)
+    slope = np.divide(J, _column(scale), out=empty(J.shape, J.dtype))
+    norm = np.sqrt(np.einsum("bij,bij->b", slope, slope))
+    slope *= _column(_ratio(1.0, norm))
+    return _masked(norm * scale, Slope(slope.transpose(0, 2, 1), None), dtype, finite)
 
 
 def frobenius_vjp(cache: Gradient, bar: ArrayLike) -> Array:
     """Cotangent of J: bar dv/dJ, bar (B,)."""
-    return _pull(cache, bar)
+    return cotangent(cache, bar)
 
 
 # --- spectral norm ----------------------------------------------------------------------------------------------------
@@ -110,7 +128,7 @@ def spectral(J: ArrayLike) -> tuple[Array, Gradient]:
 
 def spectral_vjp(cache: Gradient, bar: ArrayLike) -> Array:
     """Cotangent of J: bar dv/dJ, bar (B,)."""
-    return _pull(cache, bar)
+    return cotangent(cache, bar)
 
 
 # --- condition number -------------------------------------------------------------------------------------------------
@@ -157,7 +175,7 @@ def condition(J: ArrayLike, floor: float = 0.0) -> tuple[Array, Gradient]:
 
 def condition_vjp(cache: Gradient, bar: ArrayLike) -> Array:
     """Cotangent of J: bar d kappa/dJ, bar (B,)."""
-    return _pull(cache, bar)
+    return cotangent(cache, bar)
 
 
 def _refuse(singular: NDArray[np.bool_], ends: Extremes, scale: Array) -> None:
@@ -335,10 +353,3 @@ def _checked(cache: Gradient, bar: ArrayLike) -> Array:
     if bar.shape != cache.slope.w.shape[:1]:
         raise InputError(f"the cotangent must have shape {cache.slope.w.shape[:1]}, not {bar.shape}")
     return bar
-
-
-@_quiet
-def _pull(cache: Gradient, bar: ArrayLike) -> Array:
-    w, u = cache.slope
-    w_bar = (_column(_checked(cache, bar)) * w).transpose(0, 2, 1)
-    return (w_bar if u is None else w_bar @ u).astype(cache.dtype)

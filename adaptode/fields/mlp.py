@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..activations import CODES, SMOOTH, activation_code
+from ..activations import CODES, CURVED_BY_ARGUMENT, SMOOTH, activation_code
 from ..checked import check_rng
 from ..errors import InputError, MissingDerivativeError
 from ..room import empty
 from . import mlp_kernels as kernels
 from .mlp_bilinear import mlp_bilinear
-from .mlp_jacobian import mlp_jacobian
+from .mlp_frobenius import frobenius_without_jacobian
+from .mlp_jacobian import mlp_jacobian, mlp_jacobian_pullback, tangents_size
 from .protocol import Array, Bound, Field
 from .taylor import MLPSeries
 
 _TIME_MODES = {"none": kernels.TIME_NONE, "first": kernels.TIME_FIRST, "every": kernels.TIME_EVERY}
-_CURVED = ("bilinear_vjp", "taylor", "taylor_vjp")  # need a second derivative of every activation
+_CURVED = ("bilinear_vjp", "jacobian_vjp", "frobenius", "taylor", "taylor_vjp")  # need a second derivative of every activation
 _GAINS = {"glorot_uniform": (6.0, 1.0, 1.0), "glorot_normal": (2.0, 1.0, 1.0), "he_normal": (2.0, 1.0, 0.0), "lecun_normal": (1.0, 1.0, 0.0)}
 
 
@@ -140,11 +141,36 @@ class MLP(Field):
 
     def jacobian(self, t: float, y: Array, theta: Array) -> Array:
         y, theta = self.check(y, theta)
+        return self._jacobian(float(t), y, self.bind(theta, y.shape[0], y.dtype), 0)[0]
+
+    def jacobian_vjp(self, t: float, y: Array, theta: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        self.require_smooth("jacobian_vjp")
+        if self.outer != "identity" or self.preactivation != "identity" or self.activation in CURVED_BY_ARGUMENT:
+            return super().jacobian_vjp(t, y, theta)
+        y, theta = self.check(y, theta)
         bound = self.bind(theta, y.shape[0], y.dtype)
-        value, kept, J = np.empty_like(y), np.empty(bound.kept, y.dtype), np.empty((y.shape[0], self.n, self.n), y.dtype)
-        bound.linearize(float(t), y.ravel(), bound.pack, value.ravel(), kept)
-        mlp_jacobian(bound.pack, y.shape[0], kept, J)
-        return J
+        J, kept, tangents = self._jacobian(float(t), y, bound, int(tangents_size(self.meta, y.shape[0])))
+        like = np.broadcast_to(J.dtype.type(0.0), J.shape)  # so that J itself need not be kept
+
+        def transpose(J_bar: Array) -> tuple[Array, Array]:
+            y_bar, theta_bar = np.zeros_like(y), np.zeros(self.n_params, y.dtype)
+            mlp_jacobian_pullback(float(t), y.ravel(), bound.pack, kept, tangents, self._like(J_bar, like, "J_bar"), y_bar.ravel(), theta_bar)
+            return y_bar, theta_bar
+
+        return J, transpose
+
+    def frobenius(self, t: float, y: Array, theta: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        self.require_smooth("frobenius")
+        y, theta = self.check(y, theta)
+        by_J = super().frobenius
+        return frobenius_without_jacobian(self, float(t), y, theta, lambda some: by_J(t, some, theta)) or by_J(t, y, theta)
+
+    def _jacobian(self, t: float, y: Array, bound: Bound, size: int) -> tuple[Array, Array, Array]:
+        """J, what `mlp_linearize` kept of the point, and so many numbers that `mlp_jacobian` keeps."""
+        kept, J, tangents = np.empty(bound.kept, y.dtype), empty((y.shape[0], self.n, self.n), y.dtype), empty(size, y.dtype)
+        bound.linearize(t, y.ravel(), bound.pack, np.empty(0, y.dtype), kept)
+        mlp_jacobian(bound.pack, y.shape[0], kept, J, tangents)
+        return J, kept, tangents
 
     def _pushforward(self, t: float, y: Array, theta: Array, y_dot: Array) -> Array:
         """J applied to (B, M, n) tangents."""

@@ -8,6 +8,7 @@ from .._jit import kernel
 from ..activations import IDENTITY, add_row, curvature
 from ..products import add_outer, product
 from .mlp_kernels import LAYERS, PRE, SIZES, _activate_both, _affine, _code, _layer_gradient, _matrix, _parameters, _sees_time, _sum_rows, _widest
+from .tangents import add_tangents, curve_pullback, scale_tangents
 
 _ROWS = 256  # tangents that go through the layers at a time
 
@@ -60,7 +61,7 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
         curvature(meta[PRE], y, x[:size], slope[:size], curve[:size])
     if not shared:
         z_dot[:z_size] = u
-        _scaled_rows(_matrix(z_dot, 0, rows, n), _matrix(slope, 0, batch, n), _matrix(x_dot, 0, rows, n))
+        scale_tangents(_matrix(z_dot, 0, rows, n), _matrix(slope, 0, batch, n), _matrix(x_dot, 0, rows, n))
     a, start, before = 0, 0, n
     for layer in range(layers):
         m = meta[SIZES + layer + 1]
@@ -75,7 +76,7 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
         z_dots = first if shared and layer == 0 else _matrix(z_dot, rows * c, rows, m)
         if not shared or layer > 0:
             product(_matrix(x_dot, rows * a, rows, before), _matrix(theta, start, before, m), z_dots)
-        _scaled_rows(z_dots, _matrix(slope, lo, batch, m), _matrix(x_dot, rows * c, rows, m))
+        scale_tangents(z_dots, _matrix(slope, lo, batch, m), _matrix(x_dot, rows * c, rows, m))
         a, start, before = c, next_start, m
 
     # backward
@@ -85,17 +86,14 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
     for layer in range(layers - 1, -1, -1):
         m, before = meta[SIZES + layer + 1], meta[SIZES + layer]
         z_dots = first if shared and layer == 0 else _matrix(z_dot, rows * a, rows, m)
-        _curve_pullback(z_dots, _matrix(slope, batch * a, batch, m), _matrix(curve, batch * a, batch, m), x_bar, x_dot_bar)
+        curve_pullback(z_dots, _matrix(slope, batch * a, batch, m), _matrix(curve, batch * a, batch, m), x_bar, x_dot_bar)
         # x_bar and x_dot_bar are now z̄ and ż̄
         start = end - _parameters(meta, layer)
         a -= before
         _sum_rows(x_bar, room[:m])
         _layer_gradient(t, _matrix(x, batch * a, batch, before), x_bar, room[:m], start, _sees_time(meta, layer), theta_bar)
         if shared and layer == 0:
-            for r in range(rows):
-                total, own = first_bar[r % directions], x_dot_bar[r]
-                for j in range(m):
-                    total[j] += own[j]
+            add_tangents(x_dot_bar, first_bar)
         else:
             add_outer(_matrix(x_dot, rows * a, rows, before), x_dot_bar, _matrix(theta_bar, start, before, m))
         back = _matrix(transposed, start, m, before)
@@ -104,7 +102,7 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
             x_dot_bar = _times(x_dot_bar, back)
         end = start
     if meta[PRE] != IDENTITY:
-        _curve_pullback(_matrix(z_dot, 0, rows, n), _matrix(slope, 0, batch, n), _matrix(curve, 0, batch, n), x_bar, x_dot_bar)
+        curve_pullback(_matrix(z_dot, 0, rows, n), _matrix(slope, 0, batch, n), _matrix(curve, 0, batch, n), x_bar, x_dot_bar)
     flat = x_bar.reshape(batch * n)
     for i in range(flat.size):
         y_bar[i] += flat[i]
@@ -116,29 +114,3 @@ def _times(a, b):
     c = np.empty((a.shape[0], b.shape[1]), a.dtype)
     product(a, b, c)
     return c
-
-
-@kernel
-def _scaled_rows(x, slope, out):
-    """out[b·M + m, j] = slope[b, j] x[b·M + m, j]; x may be one sample's, (M, …), for all."""
-    directions = out.shape[0] // slope.shape[0]
-    for r in range(out.shape[0]):
-        scale, row, target = slope[r // directions], x[r % x.shape[0]], out[r]
-        for j in range(out.shape[1]):
-            target[j] = row[j] * scale[j]
-
-
-@kernel
-def _curve_pullback(z_dot, slope, curve, x_bar, x_dot_bar):
-    """In place: x̄⁺ becomes z̄ = D ⊙ x̄⁺ + C ⊙ Σ_m ż_m ⊙ ẋ̄⁺_m, and ẋ̄⁺_m becomes ż̄_m = D ⊙ ẋ̄⁺_m; z_dot may be one sample's for all."""
-    batch, columns = slope.shape
-    directions = x_dot_bar.shape[0] // batch
-    for b in range(batch):
-        total, D, C = x_bar[b], slope[b], curve[b]
-        for j in range(columns):
-            total[j] *= D[j]
-        for r in range(b * directions, (b + 1) * directions):
-            tangent, bar = z_dot[r % z_dot.shape[0]], x_dot_bar[r]
-            for j in range(columns):
-                total[j] += C[j] * tangent[j] * bar[j]
-                bar[j] *= D[j]

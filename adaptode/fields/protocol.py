@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import linalg
 from ..errors import InputError, MissingDerivativeError
 from .series import Expansion, Series, expand, expand_vjp
 
@@ -87,6 +88,26 @@ class Field:
         """Gradient of Σ_b Σ_m ⟨w_bm, J_b u_bm⟩ with u and w held: y_bar (B, n) and theta_bar (P,); u and w are (B, n) or (B, M, n)."""
         raise self._missing("bilinear_vjp")
 
+    def jacobian_vjp(self, t: float, y: Array, theta: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        """J as of `jacobian`, and its transpose J̄ (B, n, n) -> (ȳ (B, n), θ̄ (P,)), the gradient of Σ_b ⟨J̄_b, J_b⟩ with J̄ held.
+
+        Where J̄ is a sum of fewer than n outer products `jacobian` and `bilinear_vjp` cost less.
+        """
+        J = self.jacobian(t, y, theta)
+        like = np.broadcast_to(J.dtype.type(0.0), J.shape)  # so that J itself need not be kept
+
+        def transpose(J_bar: Array) -> tuple[Array, Array]:
+            w = np.ascontiguousarray(self._like(J_bar, like, "J_bar").transpose(0, 2, 1))
+            return self.bilinear_vjp(t, y, theta, np.broadcast_to(np.eye(self.n, dtype=w.dtype), w.shape), w)
+
+        return J, transpose
+
+    def frobenius(self, t: float, y: Array, theta: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+        """‖J_b‖_F (B,), and its transpose φ̄ (B,) -> (ȳ (B, n), θ̄ (P,)), 0 where J_b = 0."""
+        J, transpose = self.jacobian_vjp(t, y, theta)
+        norms, cache = linalg.frobenius(J)
+        return norms, lambda bar: transpose(linalg.cotangent(cache, bar))
+
     def taylor(self, t: float, y: Array, theta: Array, order: int) -> tuple[Array, Expansion]:
         """Taylor coefficients (order + 1, B, n) of the solution from y at t, y(t + τ) = Σ_k coefficients[k] τᵏ, and what `taylor_vjp` needs.
 
@@ -107,7 +128,7 @@ class Field:
         raise self._missing("taylor")
 
     def require(self, *derivatives: str) -> None:
-        """MissingDerivativeError that names the first of `derivatives` ("vjp", "jvp", "time_vjp", "jacobian", "bilinear_vjp", "taylor") it has not."""
+        """MissingDerivativeError that names the first of `derivatives` ("vjp", "jvp", "time_vjp", "jacobian", "bilinear_vjp", "taylor", …) it has not."""
         for name in derivatives:
             if not self._has(name):
                 raise self._missing(name)
@@ -120,6 +141,8 @@ class Field:
         return self._has(name)
 
     def _has(self, name: str) -> bool:
+        if name in ("jacobian_vjp", "frobenius"):
+            return self._has("jacobian") and self._has("bilinear_vjp")
         if name in ("taylor", "taylor_vjp"):
             name = "series"
         return name == "vjp" or getattr(type(self), name) is not getattr(Field, name)
@@ -135,7 +158,8 @@ class Field:
     def _like(self, x: Array, y: Array, name: str) -> Array:
         x = np.ascontiguousarray(x, dtype=y.dtype)
         if x.shape != y.shape:
-            raise InputError(f"{name} must have the shape of {'the coefficients' if name == 'bar' else 'y'}, {y.shape}; got {x.shape}")
+            like = {"bar": "the coefficients", "J_bar": "J"}.get(name, "y")
+            raise InputError(f"{name} must have the shape of {like}, {y.shape}; got {x.shape}")
         return x
 
     def _directions(self, u: Array, w: Array, y: Array) -> tuple[Array, Array]:

@@ -4,8 +4,8 @@
 
 at the initial states, along the path or at a random time: the R of `adaptode.regularize.pointwise`; or of J at the end of the span composed with the flow,
 J_b ∂y_b(t₁)/∂y_b(t₀) ("end_to_end"): see `adaptode.regularize.sensitivity`. With J̄_b = φ̄_b ∂φ/∂J_b = Σ_m w_m u_mᵀ of `adaptode.linalg`, the gradient is the
-bilinear form's: Σ_m ⟨w_m, J u_m⟩ with w and u held, so that θ̄, ȳ = bilinear_vjp(u, w); two directions m for κ, one for σ₁, n for ‖·‖_F.
-No other second-order primitive is needed.
+bilinear form's: Σ_m ⟨w_m, J u_m⟩ with w and u held, so that θ̄, ȳ = bilinear_vjp(u, w); two directions m for κ, one for σ₁. ‖·‖_F has n, as all have where
+n = 2: there J̄ goes back whole through the products that made J (`jacobian_vjp`). No other second-order primitive is needed.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class _JacobianPenalty(PointwisePenalty):
         if self.at != "end_to_end":
             return super().evaluate(run, variate)
         sensitivity = EndToEnd(run, f'{type(self).__name__}(at="end_to_end")')
-        values, directions = self._measure(sensitivity.M)
+        values, cache = self._measure(sensitivity.M)
 
         def pull(bar: float) -> Pulled:
-            y0_bar, theta_bar, calls = sensitivity.vjp(*directions(self._spread(values, bar)))
+            y0_bar, theta_bar, calls = sensitivity.vjp(*linalg.directions(cache, self._spread(values, bar)))
             return Pulled(theta_bar, [(run.tspan[0], y0_bar)], calls)
 
         return Term(float(getattr(values, self.reduce)()), sensitivity.evaluations, pull)
@@ -55,17 +55,21 @@ class _JacobianPenalty(PointwisePenalty):
     def check(self, field: Field, method: Tableau) -> None:
         require_second(field, type(self).__name__, "jacobian", "bilinear_vjp")
 
-    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
-        """φ(J_b), shape (B,), and from φ̄ the directions u and w (B, M, n) of its transpose."""
+    def _measure(self, J: Array) -> tuple[Array, linalg.Gradient]:
+        """φ(J_b), shape (B,), and its gradient."""
         raise NotImplementedError
 
     def pointwise(
         self, field: Field, t: float, y: Array, theta: Array, variate: float
     ) -> tuple[Array, Callable[[Array], tuple[Array, Array]], int]:
-        values, directions = self._measure(field.jacobian(t, y, theta))
+        if field.n <= 2:  # whose closed forms have no fewer than n directions
+            J, transpose = field.jacobian_vjp(t, y, theta)
+            values, cache = self._measure(J)
+            return values, lambda bar: transpose(linalg.cotangent(cache, bar)), 0
+        values, cache = self._measure(field.jacobian(t, y, theta))
 
         def pull(bar: Array) -> tuple[Array, Array]:
-            return field.bilinear_vjp(t, y, theta, *directions(bar))
+            return field.bilinear_vjp(t, y, theta, *linalg.directions(cache, bar))
 
         return values, pull, 0
 
@@ -103,9 +107,15 @@ class JacobianNorm(_JacobianPenalty):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "kind": self.kind}
 
-    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
-        values, cache = linalg.frobenius(J) if self.kind == "frobenius" else linalg.spectral(J)
-        return values, lambda bar: linalg.directions(cache, bar)
+    def _measure(self, J: Array) -> tuple[Array, linalg.Gradient]:
+        return linalg.frobenius(J) if self.kind == "frobenius" else linalg.spectral(J)
+
+    def pointwise(
+        self, field: Field, t: float, y: Array, theta: Array, variate: float
+    ) -> tuple[Array, Callable[[Array], tuple[Array, Array]], int]:
+        if self.kind == "frobenius":
+            return *field.frobenius(t, y, theta), 0
+        return super().pointwise(field, t, y, theta, variate)
 
 
 class ConditionNumber(_JacobianPenalty):
@@ -154,8 +164,6 @@ class ConditionNumber(_JacobianPenalty):
                 f"widen its hidden layers to {field.n} or more"
             )
 
-    def _measure(self, J: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    def _measure(self, J: Array) -> tuple[Array, linalg.Gradient]:
         values, cache = linalg.condition(J, self.floor)
-        if self.log:  # (log κ)‾ = κ̄ / κ
-            return np.log(values), lambda bar: linalg.directions(cache, bar / values)
-        return values, lambda bar: linalg.directions(cache, bar)
+        return (np.log(values), linalg.scaled(cache, 1.0 / values)) if self.log else (values, cache)  # (log κ)‾ = κ̄ / κ

@@ -70,13 +70,13 @@ class JacobianFrobenius(_PathIntegral):
 
     weight     λ, a number or a schedule
     estimator  law of ε, drawn once a solve for every sample: "gaussian" (published, the default: standard normal) or "rademacher" (±1, of less variance);
-               or "exact": ‖J‖_F² itself, n times the work
+               or "exact": ‖J‖_F² itself, some n times the work, or less than a projection for a network with one hidden layer
     product    the projection: "vjp", Jᵀ ε (as the published code, that has it at hand), or "jvp", J ε (as Kelly's copy [Kelly20])
     at, nodes, reduce, detach
                as in `PointwisePenalty`; at="path", the default, is the integral by Gauss–Legendre, "random" its unbiased estimate at one time
 
     Both products have the expectation of "exact". Beside `JacobianNorm("frobenius")`, this one is squared, divided by n and smooth at J = 0.
-    MissingDerivativeError for a field without second derivatives. Cost a node: one product and one bilinear form; "exact" n of each.
+    MissingDerivativeError for a field without second derivatives. Cost a node: one product and one bilinear form; "exact": that of `Field.frobenius`.
     """
 
     name = "jacobian_frobenius"
@@ -112,24 +112,20 @@ class JacobianFrobenius(_PathIntegral):
 
     def pointwise(self, field: Field, t: float, y: Array, theta: Array, variate: float) -> _Pointwise:
         if self.estimator == "exact":
-            columns = field.jacobian(t, y, theta).transpose(0, 2, 1)  # J e_j, one a row
-            u, w, evaluations = np.broadcast_to(np.eye(field.n, dtype=y.dtype), columns.shape), columns, 0
-            values = (columns**2).sum(axis=(1, 2)) / field.n
+            norms, transpose = field.frobenius(t, y, theta)
+            return norms * norms / field.n, lambda bar: transpose(2.0 / field.n * bar * norms), 0
+        epsilon = self.projection(y.shape, y.dtype, variate)
+        if self.product == "vjp":
+            v, evaluations = _linearized(field, t, y, theta)[1](epsilon)[0], 2
+            u, w = v, epsilon
         else:
-            epsilon = self.projection(y.shape, y.dtype, variate)
-            if self.product == "vjp":
-                v, evaluations = _linearized(field, t, y, theta)[1](epsilon)[0], 2
-                u, w = v, epsilon
-            else:
-                v, evaluations = field.jvp(t, y, theta, epsilon), 0
-                u, w = epsilon, v
-            values = (v * v).sum(axis=1) / field.n
+            v, evaluations = field.jvp(t, y, theta, epsilon), 0
+            u, w = epsilon, v
 
         def pull(bar: Array) -> tuple[Array, Array]:
-            scale = (2.0 / field.n * bar).reshape(-1, *[1] * (w.ndim - 1)).astype(y.dtype)
-            return field.bilinear_vjp(t, y, theta, u, scale * w)
+            return field.bilinear_vjp(t, y, theta, u, (2.0 / field.n * bar).astype(y.dtype)[:, np.newaxis] * w)
 
-        return values, pull, evaluations
+        return (v * v).sum(axis=1) / field.n, pull, evaluations
 
 
 class Directional(_PathIntegral):
