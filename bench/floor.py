@@ -83,8 +83,8 @@ def count(workload: Workload, evaluations: int, attempts: int, accepted: int, hi
 
 def product_seconds(product: Product, dtype: str) -> tuple[float, float]:
     """Median seconds of one product into a given array, those of the call itself taken off: by np.dot, and by the faster of that and `adaptode.products`."""
-    by_dot, by_blocks = (after - before for after, before in zip(_timed(product, dtype), _timed(product._replace(m=1, k=1, n=1), dtype), strict=True))
-    return by_dot, min(by_dot, by_blocks)
+    by_dot, by_ours = (after - before for after, before in zip(_timed(product, dtype), _timed(product._replace(m=1, k=1, n=1), dtype), strict=True))
+    return by_dot, min(by_dot, by_ours)
 
 
 def _timed(product: Product, dtype: str) -> tuple[float, float]:
@@ -92,8 +92,8 @@ def _timed(product: Product, dtype: str) -> tuple[float, float]:
     a = _factor(rng, product.m, product.k, product.left, dtype)
     b = _factor(rng, product.k, product.n, product.right, dtype)
     out, rowwise = np.zeros((product.m, product.n), dtype), np.ascontiguousarray(b)
-    in_blocks = _median(lambda: products.add_outer(a.T, rowwise, out) if product.left else products.product(a, rowwise, out))
-    return _median(lambda: np.dot(a, b, out=out)), in_blocks
+    by_ours = _median(lambda: products.add_outer(a.T, rowwise, out) if product.left else products.product(a, rowwise, out))
+    return _median(lambda: np.dot(a, b, out=out)), by_ours
 
 
 def tanh_seconds(rows: int, columns: int, dtype: str) -> float:

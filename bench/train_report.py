@@ -147,8 +147,8 @@ def _floor_table(rows: Sequence[Row], keys: Sequence[str]) -> str:
     if not lines:
         return ""
     header = ["workload", "tolerance", "dtype", "threads", "operation", "10⁶ operations", "products", "tanh", "floor", "adaptode / floor"]
-    header += ["in blocks", "adaptode / that"]
-    about = "The floor: adaptode's matrix products by np.dot and tanh, timed alone, nothing computed twice; and with products in blocks, where those are faster"
+    header += ["own products", "adaptode / that"]
+    about = "The floor: adaptode's matrix products by np.dot and tanh, timed alone, nothing computed twice; and by `adaptode.products`, where that is faster"
     return f"{about} (`bench/floor.py`).\n\n" + table(header, lines)
 
 
