@@ -8,7 +8,7 @@ import pytest
 from frozen import draw_like, field_of, frobenius, naive_jacobian
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import SMOOTH, networks, seeds
+from strategies import SMOOTH, Network, networks, seeds
 
 from adaptode.checks import taylor_test
 from adaptode.errors import InputError, MissingDerivativeError
@@ -120,6 +120,36 @@ def test_norm_without_the_jacobian_is_the_referees(n, h, batch, activation, time
     close(found[0], with_J, 1e-10)
     for a, b in zip(found[1](bar), transpose_of_J(bar), strict=True):
         close(a, b, 1e-9)
+
+
+@given(st.integers(3, 5), st.integers(1, 3), st.integers(2, 6), ANY, st.sampled_from(("none", "first", "every")), seeds)
+def test_its_gradient_is_the_complex_step_and_its_taylor_remainder_vanishes_at_second_order(n, h, batch, activation, time, seed):
+    rng, sizes = np.random.default_rng(seed), (n, h, n)
+    field = MLP(sizes, activation=activation, time=time)
+    theta, y = rng.normal(size=field.n_params), rng.normal(size=(batch, n))
+    network = Network(sizes, activation, time, "identity", "identity", theta, y, 0.4)
+    bar, y_dot, theta_dot = draw_like(seed, np.zeros(batch), y, theta)
+
+    def route(z, p):
+        return frobenius_without_jacobian(field, 0.4, z, p, lambda some: Field.frobenius(field, 0.4, some, p))
+
+    found = route(y, theta)
+    assume(found is not None and found[0].min() > 1e-3)
+    y_bar, theta_bar = found[1](bar)
+    close(y_bar, naive.complex_gradient(lambda z: np.sum(bar * frobenius(naive_jacobian(network, 0.4, z, theta))), y), 1e-8)
+    close(theta_bar, naive.complex_gradient(lambda p: np.sum(bar * frobenius(naive_jacobian(network, 0.4, y, p))), theta), 1e-8)
+    along = naive_jacobian(network, 0.4, y + 1e-30j * y_dot, theta + 1e-30j * theta_dot)  # and the dot test: <bar, dφ> = <its transpose, direction>
+    forward, back = np.sum(bar * np.imag(frobenius(along)) / 1e-30), np.sum(y_bar * y_dot) + theta_bar @ theta_dot
+    size = np.sum(np.abs(y_bar * y_dot)) + np.sum(np.abs(theta_bar * theta_dot)) + 1e-3
+    assert abs(forward - back) < 1e-8 * size
+    result = taylor_test(
+        lambda x: np.sum(bar * route(x[: y.size].reshape(y.shape), x[y.size :])[0]),
+        back,
+        np.concatenate([y.ravel(), theta]),
+        np.concatenate([y_dot.ravel(), theta_dot]),
+        steps=(1e-5, 5e-6, 2.5e-6),
+    )
+    assert result.slope > 1.5
 
 
 def test_it_is_used_where_it_is_less_work():

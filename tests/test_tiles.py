@@ -15,23 +15,17 @@ blocks = pytest.param("blocks", marks=pytest.mark.skipif(JIT_DISABLED, reason="B
 WAYS = pytest.mark.parametrize("way", ["tiles", blocks])
 
 
-def product_by(way, a, b, row, c):
+def product_by(way, a, b, row, c, narrow=False):
     if way == "tiles":
-        tiles.tiled_product(a, b, row, c)
+        (tiles.narrow_product if narrow else tiles.tiled_product)(a, b, row, c)
     else:
         products._product_in_blocks(a, b, c)
         c += row if row.size else 0
 
 
-def narrow_by(way, a, b, row, c):
-    if way == "tiles":
-        tiles.narrow_product(a, b, row, c)
-    else:
-        product_by(way, a, b, row, c)
-
-
-def outer_by(way, a, b, c):
-    (tiles.tiled_outer if way == "tiles" else products._outer_in_blocks)(a, b, c)
+def outer_by(way, a, b, c, narrow=False):
+    by_tiles = tiles.narrow_outer if narrow else tiles.tiled_outer
+    (by_tiles if way == "tiles" else products._outer_in_blocks)(a, b, c)
 
 
 def framed(shape, dtype):
@@ -40,42 +34,34 @@ def framed(shape, dtype):
     return room, room[1:-1]
 
 
-@DTYPES
-@WAYS
-@given(rows=st.integers(1, 130), inner=st.integers(0, 70), more=st.integers(0, 70), shifted=st.booleans(), seed=st.integers(0, 99))
-def test_a_product_and_an_outer_product(way, dtype, rows, inner, more, shifted, seed):
-    columns = 64 // np.dtype(dtype).itemsize + more
+def assert_right(way, dtype, rows, inner, columns, shifted, seed, narrow=False):
+    """A product and an outer product are NumPy's, and nothing beside them is written."""
     rng = np.random.default_rng(seed)
     a, b, z, row = (rng.normal(size=shape).astype(dtype) for shape in ((rows, inner), (inner, columns), (rows, columns), columns if shifted else 0))
     bound = 20 * np.finfo(dtype).eps * max(rows, inner, 1)
     room, c = framed((rows, columns), dtype)
     c[:] = np.nan
-    product_by(way, a, b, row, c)
+    product_by(way, a, b, row, c, narrow)
     np.testing.assert_allclose(c, a @ b + (row if shifted else 0), rtol=0, atol=bound)
     assert (room[[0, -1]] == 7.0).all()
     room, c = framed((inner, columns), dtype)
-    outer_by(way, a, z, c)
+    outer_by(way, a, z, c, narrow)
     np.testing.assert_allclose(c, 7.0 + a.T @ z, rtol=0, atol=bound)
     assert (room[[0, -1]] == 7.0).all()
+
+
+@DTYPES
+@WAYS
+@given(rows=st.integers(1, 130), inner=st.integers(0, 70), more=st.integers(0, 70), shifted=st.booleans(), seed=st.integers(0, 99))
+def test_a_product_and_an_outer_product(way, dtype, rows, inner, more, shifted, seed):
+    assert_right(way, dtype, rows, inner, 64 // np.dtype(dtype).itemsize + more, shifted, seed)
 
 
 @DTYPES
 @WAYS
 @given(rows=st.integers(1, 70), more=st.integers(0, 40), columns=st.integers(1, 7), shifted=st.booleans(), seed=st.integers(0, 99))
 def test_a_product_and_an_outer_product_of_few_columns(way, dtype, rows, more, columns, shifted, seed):
-    inner = 64 // np.dtype(dtype).itemsize + more
-    rng = np.random.default_rng(seed)
-    a, b, z, row = (rng.normal(size=shape).astype(dtype) for shape in ((rows, inner), (inner, columns), (rows, columns), columns if shifted else 0))
-    bound = 20 * np.finfo(dtype).eps * max(rows, inner)
-    room, c = framed((rows, columns), dtype)
-    c[:] = np.nan
-    narrow_by(way, a, b, row, c)
-    np.testing.assert_allclose(c, a @ b + (row if shifted else 0), rtol=0, atol=bound)
-    assert (room[[0, -1]] == 7.0).all()
-    room, c = framed((inner, columns), dtype)
-    (tiles.narrow_outer if way == "tiles" else products._outer_in_blocks)(a, z, c)
-    np.testing.assert_allclose(c, 7.0 + a.T @ z, rtol=0, atol=bound)
-    assert (room[[0, -1]] == 7.0).all()
+    assert_right(way, dtype, rows, 64 // np.dtype(dtype).itemsize + more, columns, shifted, seed, narrow=True)
 
 
 @DTYPES
