@@ -1,5 +1,7 @@
-"""Functions of one number, or of vectors of them, that activations are made of, with their derivatives: for loops that are to be
-SIMD instructions: no branches, nothing called."""
+"""Functions of one number, or of vectors of them, that activations are made of, with their derivatives.
+
+For loops that are to become SIMD instructions: no branches, nothing called.
+"""
 
 from __future__ import annotations
 
