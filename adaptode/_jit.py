@@ -18,9 +18,11 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import parse_bitcode
 from numba.core import cgutils
 from numba.core import types as numba_types
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.codegen import JITCodeLibrary
 from numba.extending import intrinsic, overload
 
 # Contraction keeps NaN, inf and the order of sums; nnan, ninf and reassoc would not, and the accept test depends on them.
@@ -52,9 +54,50 @@ def _source_stamp() -> str:
     return " ".join(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}" for path in files if (stat := path.stat()))
 
 
+class _Library(JITCodeLibrary):
+    """Compiled code from disk. Its bitcode, which only code that is compiled later and calls it needs, is parsed then: it takes longer than all the rest."""
+
+    _bitcode = b""
+
+    @classmethod
+    def _unserialize(cls, codegen: Any, state: Any) -> Any:
+        name, _, (code, bitcode, symbols) = state
+        library = codegen.create_library(name)
+        library._bitcode = bitcode
+        library.enable_object_caching()
+        library._set_compiled_object(code)
+        library._finalize_final_module()
+        codegen._engine._defined_symbols |= symbols
+        return library
+
+    def _get_module_for_linking(self) -> Any:
+        if self._shared_module is None:
+            self._shared_module = parse_bitcode(self._bitcode)
+        return self._shared_module
+
+
+class _OnDisk(CompileResultCacheImpl):
+    """What is kept of a kernel: what Numba keeps, and the names that its code defines."""
+
+    def reduce(self, result: Any) -> Any:
+        (name, kind, (code, bitcode)), *others = super().reduce(result)
+        module = result.library._get_module_for_linking()
+        symbols = {value.name for values in (module.functions, module.global_variables) for value in values if not value.is_declaration}
+        return ((name, kind, (code, bitcode, symbols)), *others)
+
+    def rebuild(self, target_context: Any, payload: Any) -> Any:
+        codegen = target_context.codegen()
+        usual, codegen._library_class = codegen._library_class, _Library  # Numba's compiler lock is held here
+        try:
+            return super().rebuild(target_context, payload)
+        finally:
+            codegen._library_class = usual
+
+
 class _Cache(FunctionCache):
     """Numba's cache on disk, in which a kernel also grows stale when a module whose kernels it calls has changed."""
 
+    _impl_class = _OnDisk
     _stamp = _source_stamp()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -26,6 +26,7 @@ ONE_THREAD = {
 # What makes a library slower or faster than it is on another machine with the same CPU.
 TELLING = (*ONE_THREAD, "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NUMBA_NUM_THREADS", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_OPT", "NUMBA_DEBUG")
 DIFFERENT = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # make OpenBLAS another library than the one that users have: not for the workers
+UNKEPT = "PYTHONDONTWRITEBYTECODE"  # pip has compiled the peers' modules; those of a checkout would be compiled by each process again
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -37,7 +38,7 @@ def pin_threads() -> None:
 
 def environment(threads: int) -> dict[str, str]:
     """The variables of a worker: so many threads for every library, and the same BLAS kernels as any user has."""
-    kept = {name: value for name, value in os.environ.items() if name not in (*DIFFERENT, *ONE_THREAD)}
+    kept = {name: value for name, value in os.environ.items() if name not in (*DIFFERENT, *ONE_THREAD, UNKEPT)}
     pinned = {name: str(threads) for name in ONE_THREAD if name.endswith("_NUM_THREADS")} | {"NUMBA_NUM_THREADS": str(threads), "NPROC": str(threads)}
     others = {name: value for name, value in ONE_THREAD.items() if name not in pinned and (threads == 1 or name != "XLA_FLAGS")}
     return kept | pinned | others | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}

@@ -267,3 +267,31 @@ def test_kernels_are_kept_under_that_stamp(monkeypatch):
     assert key[-1] == _jit._Cache._stamp and "norms.py:" in key[-1]
     monkeypatch.setattr(_jit._Cache, "_stamp", "other")
     assert rms_rows._cache._index_key(("f8",), Codegen()) != key
+
+
+@pytest.mark.skipif(_jit.JIT_DISABLED, reason="nothing is compiled")
+def test_code_from_disk_is_called_by_code_that_is_compiled_later(tmp_path):
+    """Its bitcode is parsed then, and not before."""
+    (tmp_path / "two_kernels.py").write_text(
+        "from adaptode._jit import kernel\n"
+        "@kernel\ndef inner(x):\n    return 2.0 * x + 1.0\n"
+        "@kernel\ndef outer(x):\n    return 3.0 * inner(x)\n"
+    )
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import two_kernels as two
+def parsed():
+    return [result.library._shared_module is not None for result in two.inner.overloads.values()]
+found = [two.inner(2.0), parsed()]
+if sys.argv[2] == "both":
+    found += [two.outer(2.0), parsed()]
+hits = [sum(kernel.stats.cache_hits.values()) for kernel in (two.inner, two.outer)]
+print(found, hits)
+"""
+    runs = [python(script, str(tmp_path), which, NUMBA_CACHE_DIR=str(tmp_path / "cache")) for which in ("one", "both", "both")]
+    assert [done.stdout.strip() for done in runs] == [
+        "[5.0, [True]] [0, 0]",  # compiled here
+        "[5.0, [False], 15.0, [True]] [1, 0]",
+        "[5.0, [False], 15.0, [False]] [1, 1]",
+    ], runs[1].stderr
