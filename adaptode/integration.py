@@ -187,7 +187,7 @@ class Integration:
         limit = abs(span.end - t0) if control.clip_first_step else math.inf  # max_step limits it in the loop, as in SciPy
         state.clock[H] = first_step(scaled_rms(y_seen, y_seen, y_seen, atol, rtol), size_of(f0), d2_at, self.method.error_order, limit)
         if seconds:  # as many attempts at first as surely take less than a tenth of a second
-            self._budget = max(self._budget, int(0.03 / (seconds * self.method.stages)))
+            self._budget = max(self._budget, int(0.08 / (seconds * self.method.stages)))
 
     def new_store(self, rows: int) -> Store:
         """Room for that many attempts."""

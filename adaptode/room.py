@@ -6,6 +6,7 @@ A large array that nothing refers to any more, not even a view, leaves its memor
 from __future__ import annotations
 
 import math
+import mmap
 import tracemalloc
 import weakref
 from operator import itemgetter
@@ -58,7 +59,14 @@ def _take(wanted: int, waste: float) -> np.ndarray:
         memory = _spare.pop(key, None)
         if memory is not None:
             return memory
-    return np.empty(wanted, np.uint8)
+    return _new(wanted)
+
+
+def _new(wanted: int) -> np.ndarray:
+    """Bytes from the system: pages of their own, that go back whole, where those of a heap would be cut up by what else lies there."""
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        return np.empty(wanted, np.uint8)
+    return np.frombuffer(mmap.mmap(-1, wanted, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
 
 
 def _give_back(memory: np.ndarray) -> None:

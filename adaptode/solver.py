@@ -9,6 +9,7 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import room
 from .checked import check_finite, check_saveat, check_scale, check_span, check_steppable, check_steps, check_tolerances
 from .control import Controller, get_controller
 from .errors import InputError
@@ -17,7 +18,6 @@ from .fields.protocol import Array, Field
 from .independent import RunBatch, solve_rows
 from .integration import Integration
 from .loop import SAVED
-from .room import copy
 from .solution import Checkpoints, Run, explain
 from .tableau import Tableau, get_tableau
 
@@ -42,6 +42,7 @@ def solve(
     reservoirs: Collection[int] = (),
     batch: str = "joint",
     coordinates: str = "auto",
+    copy: bool = True,
 ) -> Run | RunBatch:
     """Integrate y′ = f(t, y; θ) for a batch of states stepped jointly, every attempt logged.
 
@@ -59,6 +60,7 @@ def solve(
     coordinates "state", "hidden" or "auto": whether an MLP with a linear last layer is stepped in the coordinates of its last hidden layer, the same
                solve to rounding (docs/change-of-variables.md); "auto": where that takes fewer multiplications
     batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
+    copy       False: the run refers to theta and y0 themselves, which must then stay as they are while it is in use
 
     "DOP853", of order 8, is for tight tolerances; a step with outputs between its ends takes three evaluations more than its twelve.
     One batch has one step size: the error norm is the RMS over all B n entries. A solve that cannot go on ends with a status and a message
@@ -70,10 +72,11 @@ def solve(
         raise InputError(f"solve needs a field, not {type(field).__name__}: wrap a function f(t, y, theta) as adaptode.PythonField(f, n=...)")
     if batch != "joint":
         options = {"method": tab, "rtol": rtol, "atol": atol, "saveat": saveat, "controller": control, "first_step": first_step}
-        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep, "coordinates": coordinates, "reservoirs": reservoirs}
+        options |= {"max_step": max_step, "max_steps": max_steps, "keep": keep, "coordinates": coordinates, "reservoirs": reservoirs, "copy": copy}
         return solve_rows(batch, solve, field, theta, y0, tspan, options)
     y0, theta = field.check(y0, theta)
-    y0, theta = copy(y0), copy(theta)  # a run is a record: updating the caller's arrays in place must not change it
+    if copy:  # a run is a record: updating the caller's arrays in place must not change it
+        y0, theta = room.copy(y0), room.copy(theta)
     rows, dtype = y0.shape[0], y0.dtype
     t0, t1 = check_span(tspan)
     times = check_saveat(saveat, t0, t1)

@@ -356,6 +356,8 @@ def test_a_run_is_a_record_of_its_own():
     theta = field.init(0)
     run = solve(field, theta, y0, (0, 1))
     assert not np.shares_memory(run.theta, theta) and not np.shares_memory(run.states, y0)
+    other = solve(field, theta, y0, (0, 1), copy=False)
+    assert other.theta is theta and other.y0 is y0 and np.array_equal(other.y1, run.y1)
 
 
 @given(networks(), spans(), methods)

@@ -175,12 +175,24 @@ class Objective:
 
         saveat  None: the observation times
         """
+        return self._solve(params, X, saveat, tspan, reservoirs, copy=True)
+
+    def _solve(
+        self,
+        params: ArrayLike,
+        X: ArrayLike,
+        saveat: ArrayLike | None = None,
+        tspan: tuple[float, float] | None = None,
+        reservoirs: Collection[int] = (),
+        copy: bool = False,
+    ) -> Run:
+        """`solve`, whose run may be of the arrays themselves where it is gone before they can change."""
         theta, _ = self.split(params)
         X = np.asarray(X, dtype=self.dtype)
         span = self.tspan if tspan is None else tspan
         if saveat is None:
             saveat = self._observed(span)
-        return solve(self.field, theta, X, span, saveat=saveat, reservoirs=reservoirs, **self._options).require_success()
+        return solve(self.field, theta, X, span, saveat=saveat, reservoirs=reservoirs, copy=copy, **self._options).require_success()
 
     def output(self, params: ArrayLike, run: Run) -> Array:
         """What the loss sees of a run: the head's outputs (B, ·) or the states (B, n); with observation times, of each of them, (B, k, ·)."""
@@ -234,7 +246,7 @@ class Objective:
 
     def predict(self, params: ArrayLike, X: ArrayLike) -> Array:
         """Outputs (B, ·) at X, or (B, k, ·) at the observation times, no penalty evaluated."""
-        return self.output(params, self.solve(params, X))
+        return self.output(params, self._solve(params, X))
 
     def value_and_grad(self, params: ArrayLike, X: ArrayLike, y: ArrayLike, *, rng: np.random.Generator, step: int = 0, start: bool = False) -> Evaluation:
         """The objective on one batch and its gradient, exact on the accepted grid.
@@ -252,7 +264,7 @@ class Objective:
         bare = self._options["keep"] not in ("states", "stages")
         seeds = tuple(seed for p, v in zip(self.penalties, variates, strict=True) for seed in p.reservoirs(v) if bare)
         saveat = sorted({*observed, *(t for times in wanted for t in times)}, reverse=span[1] < span[0])
-        run = self.solve(params, X, saveat, span, reservoirs=seeds)
+        run = self._solve(params, X, saveat, span, seeds)
 
         output, transpose = self._output(phi, self._states(run))
         task, output_bar = self._loss(output, y)
