@@ -6,14 +6,17 @@ made of parts is added up, as the size of the problem says.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 import numba
 
 from ._jit import JIT_DISABLED
 
-WORTHWHILE = 20_000_000  # multiplications, some milliseconds: a thread takes a few hundredths of one to begin
+WORTHWHILE = 20_000_000  # multiplications, some milliseconds: a thread takes a few hundredths of one to wake
 
 
 def how_many(multiplications: float, most: int) -> int:
@@ -21,6 +24,43 @@ def how_many(multiplications: float, most: int) -> int:
     if JIT_DISABLED or multiplications < WORTHWHILE:
         return 1
     return max(1, min(int(numba.config.NUMBA_NUM_THREADS), most))
+
+
+class _Helper:
+    """A thread that does what it is given, and then waits for more: to start one takes as long as a product of a million multiplications."""
+
+    def __init__(self) -> None:
+        self._given = threading.Lock()
+        self._given.acquire()
+        threading.Thread(target=self._work, name="adaptode", daemon=True).start()
+
+    def begin(self, task: Callable[[], None]) -> threading.Lock:
+        """A lock that is free when the task, which raises nothing, has ended."""
+        done = threading.Lock()
+        done.acquire()
+        self._task = task, done
+        self._given.release()
+        return done
+
+    def _work(self) -> None:
+        while True:
+            self._given.acquire()
+            task, done = self._task
+            task()
+            del self._task, task  # and what it was made of
+            _idle.append(self)
+            done.release()
+
+
+_idle: list[_Helper] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # threads stay with the parent
+
+
+def _helper() -> _Helper:
+    with suppress(IndexError):
+        return _idle.pop()
+    return _Helper()
 
 
 def together(tasks: Sequence[Callable[[], None]], give_up: Callable[[], None] = lambda: None) -> None:
@@ -37,18 +77,16 @@ def together(tasks: Sequence[Callable[[], None]], give_up: Callable[[], None] = 
             give_up()
             errors.append(error)
 
-    running = []
+    running: list[threading.Lock] = []
     try:
         for task in tasks[1:]:
-            thread = threading.Thread(target=attempt, args=(task,), name="adaptode", daemon=True)
-            thread.start()
-            running.append(thread)
+            running.append(_helper().begin(partial(attempt, task)))
         tasks[0]()
     except BaseException:
         give_up()
         raise
     finally:
-        for thread in running:
-            thread.join()
+        for done in running:
+            done.acquire()
     for error in errors:
         raise error

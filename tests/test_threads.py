@@ -129,11 +129,12 @@ def test_a_thread_that_fails_leaves_none_waiting(number, monkeypatch):
             raise MemoryError("no room")
         advance(part, *arguments)
 
+    solved()
+    before, idle = threading.active_count(), len(threads._idle)
     monkeypatch.setattr(team._Part, "advance", failing)
-    before = threading.active_count()
     with pytest.raises(MemoryError, match="no room"):
         solved()
-    assert threading.active_count() == before
+    assert threading.active_count() == before and len(threads._idle) == idle > 0
 
 
 def test_gradients_of_a_field_in_its_own_coordinates(number):
@@ -159,6 +160,52 @@ def test_together():
         with pytest.raises(KeyError, match="here"):
             threads.together([lambda: None, fails][::order], give_up=lambda: gave_up.append(1))
     assert len(gave_up) == 2
+
+
+def test_threads_are_used_again():
+    names = []
+
+    def note():
+        names.append(threading.get_ident())
+
+    for _ in range(3):
+        threads.together([lambda: None, note])
+    assert len(set(names)) == 1 and names[0] != threading.get_ident()
+
+
+def test_together_from_many_threads():
+    """Each has helpers of its own: tasks that wait for each other never share one."""
+    met = []
+
+    def call():
+        for _ in range(20):
+            both = threading.Barrier(3, timeout=60)
+            threads.together([both.wait] * 3)
+            met.append(1)
+
+    callers = [threading.Thread(target=call) for _ in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(met) == 120
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_has_helpers_of_its_own():
+    script = """
+import os, sys, warnings
+from adaptode.threads import together
+warnings.simplefilter("ignore")
+together([lambda: None] * 2)
+child = os.fork()
+together([lambda: None] * 2)
+if child == 0:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "7", found.stderr
 
 
 @pytest.mark.parametrize("work, parts, expected", [(1e6, 8, 1), (1e9, 8, 3), (1e9, 2, 2), (1e9, 0, 1)])
