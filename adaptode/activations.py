@@ -21,9 +21,25 @@ import math
 import numpy as np
 
 from ._jit import inline, kernel, part
-from .elementary import cube, gelu, relu, relu_slope, relu_slopes, sigmoid, sigmoid_slope, sigmoid_slopes, sine, softplus, tanh_slope, tanh_slopes, tanhs
+from .elementary import (
+    cube,
+    gelu,
+    relu,
+    relu_slope,
+    relu_slopes,
+    sigmoid,
+    sigmoid_slope,
+    sigmoid_slopes,
+    sine,
+    softplus,
+    tanh_fraction,
+    tanh_reduced,
+    tanh_slope,
+    tanh_slopes,
+    tanhs,
+)
 from .errors import InputError
-from .simd import add, full, load, mul, store, width
+from .simd import add, div, full, load, mul, store, width, with_sign
 
 IDENTITY, TANH, SIGMOID, SOFTPLUS, SINE, GELU, CUBE, RELU = range(8)
 CODES = {
@@ -99,18 +115,51 @@ def _value_loop(rule):
 
 
 @inline
+def _shifted(flat, b, k, j):
+    """A vector of z + b."""
+    return add(load(flat, k), load(b, j)) if b.size > 0 else load(flat, k)
+
+
+@inline
+def _next_column(j, lanes, columns):
+    return 0 if j + lanes == columns else j + lanes
+
+
+@inline
+def _tanh_of_vectors(flat, b, columns):
+    """tanh of z + b, all of it vectors, b too, which may be empty: one's quotient, the next one's fraction, and that one's next's reduction at a time."""
+    lanes = width(flat)
+    if flat.size < 2 * lanes:
+        for k in range(0, flat.size, lanes):
+            store(flat, k, tanhs(_shifted(flat, b, k, 0)))
+        return
+    first, column = 0, _next_column(0, lanes, columns)  # of b, for the vector that ends, and the one that begins
+    y, d = tanh_fraction(*tanh_reduced(_shifted(flat, b, 0, 0)))
+    t, u = tanh_reduced(_shifted(flat, b, lanes, column))
+    for k in range(2 * lanes, flat.size, lanes):
+        column = _next_column(column, lanes, columns)
+        z = _shifted(flat, b, k, column)
+        quotient = div(y, d)
+        y, d = tanh_fraction(t, u)
+        t, u = tanh_reduced(z)
+        store(flat, k - 2 * lanes, with_sign(quotient, _shifted(flat, b, k - 2 * lanes, first)))
+        first = _next_column(first, lanes, columns)
+    k = flat.size - 2 * lanes
+    store(flat, k, with_sign(div(y, d), _shifted(flat, b, k, first)))
+    y, d = tanh_fraction(t, u)
+    store(flat, k + lanes, with_sign(div(y, d), _shifted(flat, b, k + lanes, column)))
+
+
+@inline
 def _tanh_value(z, b):
     """tanh over rows by vectors; what is left over goes through one of its own, so that a number's result does not depend on its place."""
     flat, lanes, columns = part(z, 0, (z.size,)), width(z), z.shape[1]
     if b.size > 0 and columns % lanes == 0:
-        for first in range(0, z.size, columns):
-            for j in range(0, columns, lanes):
-                store(flat, first + j, tanhs(add(load(flat, first + j), load(b, j))))
+        _tanh_of_vectors(flat, b, columns)
         return
     add_row(b, z)
     whole = z.size - z.size % lanes
-    for k in range(0, whole, lanes):
-        store(flat, k, tanhs(load(flat, k)))
+    _tanh_of_vectors(part(z, 0, (whole,)), part(b, 0, (0,)), 0)
     if whole < z.size:
         rest = np.zeros(lanes, z.dtype)
         for l in range(z.size - whole):
