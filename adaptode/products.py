@@ -21,15 +21,16 @@ from ._jit import JIT_DISABLED, borrow, inline, kernel, part
 from .room import empty
 from .simd import full, load, madd, store, width
 from .threads import how_many, together
-from .tiles import narrow_outer, narrow_product, panel_product, panels_of, tiled_outer, tiled_product
+from .tiles import narrow_outer, narrow_product, panel_product, panels_of, scalar_products, tiled_outer, tiled_product
 
 BLOCK_ROWS = 64
 _CPU = get_host_cpu_features()
 _SMALL_KERNELS = bool(_CPU.get("avx512f"))  # of BLAS
 _BY_TILES = bool(_CPU.get("avx2") and _CPU.get("fma")) and not _SMALL_KERNELS
+FEWEST_ROWS = 64 if _BY_TILES else 32  # of a part of a batch: with fewer, products are slow
 _MOST = 1_000_000 if _SMALL_KERNELS else 2**18  # multiplications of a block
 _NARROW = 32  # columns below which a block had better have fewer rows
-_VERY_NARROW = 3  # columns up to which scalar products are quicker than BLAS without kernels for small matrices
+_VERY_NARROW = 7  # columns up to which scalar products are quicker than BLAS without kernels for small matrices
 _FEW = 256  # multiplications that take less time than a call of BLAS
 
 _DOUBLE, _SINGLE, _AS_IT_LIES, _TRANSPOSED = map(ord, "dsnt")
@@ -125,12 +126,12 @@ def _spread(a, b, row, c, inner):
 
 
 @kernel
-def affine(a, b, row, c):
+def affine(a, b, bt, row, c):
     """c = a b or 1 rowᵀ + a b, whichever is quicker, and whether it is the latter.
 
-    a (B, k), b (k, m), row (m,), empty for a row of zeros, c (B, m), all by rows and of one dtype
+    a (B, k), b (k, m), bt (m, k) its transpose if it is at hand, or empty, row (m,), empty for a row of zeros, c (B, m), all by rows and of one dtype
     """
-    a, b, row, c = borrow(a), borrow(b), borrow(row), borrow(c)
+    a, b, bt, row, c = borrow(a), borrow(b), borrow(bt), borrow(row), borrow(c)
     inner = a.shape[1]
     if b.shape[1] >= width(c):
         if inner == 1:
@@ -147,6 +148,9 @@ def affine(a, b, row, c):
             return True
     if a.shape[0] == 1 and b.size <= _FEW:
         _few(a[0], b, row, c[0])
+        return True
+    if _BY_TILES and bt.size > 0 and b.shape[1] <= _VERY_NARROW and inner >= width(c):
+        scalar_products(a, bt, row, c)
         return True
     if _in_registers(a, b, row, c):
         return True
@@ -249,7 +253,7 @@ if JIT_DISABLED:
     def prepared(b):  # noqa: F811
         return np.empty(0, b.dtype)
 
-    def affine(a, b, row, c):  # noqa: F811
+    def affine(a, b, bt, row, c):  # noqa: F811
         np.matmul(a, b, out=c)
         return row.size == 0
 

@@ -17,8 +17,8 @@ from .simd import add, copies, full, load, madd, store, total, width, without
 ROWS = 6
 _MANY = 48  # rows that pay for a copy of b
 _PASS = 48  # rows that meet all of b before the next do
-_DEPTH = 64  # rows whose outer products are summed at a time
-_LONG, _DEEP = 1024, 128  # bytes of a's rows above which a is copied, and so many of them then at a time
+_DEPTH = 128  # rows whose outer products are summed at a time
+_LONG = 1024  # bytes of a's rows above which a is copied
 
 
 @inline
@@ -157,7 +157,7 @@ def tiled_outer(a, b, c):
     (rows, n), m, lanes = a.shape, b.shape[1], width(c)
     zero = full(c.dtype.type(0.0))
     long, panel, six = n * c.itemsize > _LONG, in_frame(c), part(c, 0, (0,))
-    most = min(_DEEP if long else _DEPTH, rows)
+    most = min(_DEPTH, rows)
     if long:
         six = np.empty((n + 2 * ROWS) * most, c.dtype)
     for start in range(0, rows, most):
@@ -180,31 +180,38 @@ def tiled_outer(a, b, c):
 
 
 @kernel
-def narrow_product(a, b, row, c):
-    """`tiled_product` of fewer columns than a vector has, and no fewer rows of b: scalar products of a's rows with b's columns."""
-    a, b, row, c = borrow(a), borrow(b), borrow(row), borrow(c)
-    (rows, inner), m, lanes = a.shape, b.shape[1], width(c)
-    whole = inner - inner % lanes
-    columns = in_frame(c) if m * inner * c.itemsize <= FRAME_BYTES else np.empty(m * inner, c.dtype)
-    for k in range(inner):
-        for j in range(m):
-            columns[j * inner + k] = b[k, j]
-    zero = full(c.dtype.type(0.0))
+def scalar_products(a, bt, row, c):
+    """c = 1 rowᵀ + a b of rows of a (B, k) and of bᵀ (m, k): for an m that is less than a vector's length, and a k that is not."""
+    a, bt, row, c = borrow(a), borrow(bt), borrow(row), borrow(c)
+    (rows, inner), m, lanes = a.shape, bt.shape[0], width(c)
+    whole, zero = inner - inner % lanes, full(c.dtype.type(0.0))
     for i in range(0, rows, 4):
         last = rows - 1
         i1, i2, i3 = min(i + 1, last), min(i + 2, last), min(i + 3, last)  # of rows left over the last is made again
         for j in range(m):
             x0 = x1 = x2 = x3 = zero
             for k in range(0, whole, lanes):
-                v = load(columns, j * inner + k)
+                v = load(bt, j * inner + k)
                 x0, x1 = madd(load(a, i * inner + k), v, x0), madd(load(a, i1 * inner + k), v, x1)
                 x2, x3 = madd(load(a, i2 * inner + k), v, x2), madd(load(a, i3 * inner + k), v, x3)
             s0, s1, s2, s3 = total(x0), total(x1), total(x2), total(x3)
             for k in range(whole, inner):
-                w = columns[j * inner + k]
+                w = bt[j, k]
                 s0, s1, s2, s3 = s0 + a[i, k] * w, s1 + a[i1, k] * w, s2 + a[i2, k] * w, s3 + a[i3, k] * w
             shift = row[j] if row.size > 0 else c.dtype.type(0.0)
             c[i, j], c[i1, j], c[i2, j], c[i3, j] = s0 + shift, s1 + shift, s2 + shift, s3 + shift
+
+
+@kernel
+def narrow_product(a, b, row, c):
+    """`scalar_products` with b (k, m) itself, which is transposed first: for a few rows that takes as long as the products."""
+    a, b, row, c = borrow(a), borrow(b), borrow(row), borrow(c)
+    inner, m = b.shape
+    columns = part(in_frame(c) if m * inner * c.itemsize <= FRAME_BYTES else np.empty(m * inner, c.dtype), 0, (m, inner))
+    for k in range(inner):
+        for j in range(m):
+            columns[j, k] = b[k, j]
+    scalar_products(a, columns, row, c)
 
 
 @kernel

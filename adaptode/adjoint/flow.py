@@ -12,7 +12,7 @@ from ..checked import check_saveat, check_span, check_tolerances
 from ..control import Controller, get_controller
 from ..errors import InputError, NonFiniteGradientError
 from ..fields.mlp import MLP
-from ..fields.mlp_kernels import kept_size, mlp_linearize, mlp_packed, mlp_work
+from ..fields.mlp_kernels import kept_size, mlp_linearize, mlp_packed, mlp_transposed, mlp_work
 from ..fields.protocol import Array
 from ..loop import KEPT, NFEV, ROWS, SAVED, STATUS, Span, State, Store, T, advance, advance_mlp, begin_mlp, stage_rows
 from ..solution import RUNNING, SUCCESS
@@ -180,7 +180,7 @@ def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, ke
     # memory in few pieces, which take as long as an evaluation to get; whose they are, outlives what `_run` makes of them
     room = np.empty((2 + estimates + rows + tab.c.size + _ROWS) * size + mlp_work(meta, batch), y0.dtype)
     clock, count, accepted, out = np.empty(4 + 4 * _ROWS), np.zeros(8, np.int64), np.empty(_ROWS, np.bool_), np.empty((span.saveat.size, *y0.shape), y0.dtype)
-    memory = room, clock, count, accepted, out
+    memory = room, clock, count, accepted, out, mlp_transposed(theta, meta)
     worst, grid, states, keeping = _run(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, kept, memory)
     return count[STATUS], count[NFEV], worst, out, grid, states, keeping
 
@@ -188,13 +188,13 @@ def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, ke
 @kernel
 def _run(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, kept, memory):
     """The solve of `_flow` in its memory."""
-    room, clock, count, accepted, out = borrow(memory)
+    room, clock, count, accepted, out, transposed = borrow(memory)
     theta, y0, meta, tab, span, atol, rtol = borrow(theta), borrow(y0), borrow(meta), borrow(tab), borrow(span), borrow(atol), borrow(rtol)
     t0, limit, order, rows, estimates = numbers
     size, dtype, stages = y0.size, y0.dtype, tab.c.size
     ends = 2 + estimates, 2 + estimates + rows, 2 + estimates + rows + stages, 2 + estimates + rows + stages + _ROWS  # in rows of `size`
     nothing = part(room, 0, (0,))
-    pack = theta, meta, part(room, ends[3] * size, (room.size - ends[3] * size,)), nothing, nothing
+    pack = theta, meta, part(room, ends[3] * size, (room.size - ends[3] * size,)), nothing, transposed
     state = State(
         part(room, 0, (size,)),
         part(room, size, (size,)),

@@ -20,13 +20,13 @@ from ..fields.mlp_kernels import mlp_linearize, mlp_pullback, mlp_rows, mlp_rows
 from ..fields.protocol import Array, Bound
 from ..fields.sockets import socket_linearize, socket_pullback, through_socket
 from ..lifted import hidden_estimates_vjp
+from ..products import FEWEST_ROWS
 from ..room import empty, zeros
 from ..step import borrowed, bound_linearize, bound_pullback, carry_vjp, estimates_vjp, linearized_stages, pullback, stages_vjp
 from ..tableau import Tableau
 from ..threads import how_many, together
 
 _CACHE = 2**20  # bytes of a core's second-level cache
-_LEAST = 32  # samples a tile: fewer, and products are slow
 _GROUPS = 8  # of tiles, at most, which threads can share
 _NUMBERS = 2**22  # in the cotangents of all groups, at most
 
@@ -188,7 +188,7 @@ def tile_rows(method: Tableau, kind: str, kept: int, batch: int, size: int, dtyp
         return batch
     stages = method.stages + method.extra_stages
     row = np.dtype(dtype).itemsize * (stages * (3 * size + kept) + 4 * size) / batch
-    return min(batch, max(_LEAST, int(_CACHE / row) // _LEAST * _LEAST))
+    return min(batch, max(FEWEST_ROWS, int(_CACHE / row) // FEWEST_ROWS * FEWEST_ROWS))
 
 
 class Tile:

@@ -67,7 +67,7 @@ def _bilinear_group(t, y, pack, directions, u, w, first, first_bar, y_bar, theta
         m = meta[SIZES + layer + 1]
         c = a + before
         z = np.empty((batch, m), y.dtype)
-        row, next_start = _affine(t, _matrix(x, batch * a, batch, before), theta, start, _sees_time(meta, layer), z, room)
+        row, next_start = _affine(t, _matrix(x, batch * a, batch, before), theta, transposed, start, _sees_time(meta, layer), z, room)
         add_row(row, z)
         flat, lo, hi = z.reshape(z.size), batch * c, batch * (c + m)
         x[lo:hi] = flat

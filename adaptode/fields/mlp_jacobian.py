@@ -120,7 +120,7 @@ def mlp_jacobian_pullback(t, y, pack, kept, tangents, J_bar, y_bar, theta_bar):
         x = _matrix(kept, each * at, batch, before) if layer > 0 else _matrix(y, 0, batch, n)
         _layer_gradient(t, x, z_bar, room[:m], start, _sees_time(meta, layer), theta_bar)
         x_bar = np.empty((batch, before), y.dtype)
-        affine(z_bar, _matrix(transposed, start, m, before), room[:0], x_bar)
+        affine(z_bar, _matrix(transposed, start, m, before), _matrix(theta, start, before, m), room[:0], x_bar)
         flat = x_bar.reshape(batch * before)
         if layer > 0:
             through(meta[HIDDEN], x_bar, _matrix(kept, each * at + (each - 1) * batch * before, batch, before), room[:before])

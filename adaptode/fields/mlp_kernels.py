@@ -53,9 +53,9 @@ def _matrix(flat, start, rows, columns):
 
 
 @kernel
-def _affine(t, x, theta, start, sees_time, z, room):
+def _affine(t, x, theta, transposed, start, sees_time, z, room):
     """z = x W of equation (1), and b + t v added where that is free; returns the row still to be added (maybe empty) and where the next layer starts."""
-    theta = borrow(theta)
+    theta, transposed = borrow(theta), borrow(transposed)
     rows, columns = x.shape[1], z.shape[1]
     W, v = part(theta, start, (rows, columns)), start + rows * columns
     row, end = part(theta, v, (columns,)), v + columns
@@ -64,7 +64,7 @@ def _affine(t, x, theta, start, sees_time, z, room):
         row = part(room, 0, (columns,))
         for j in range(columns):
             row[j] = theta[b + j] + t * theta[v + j]
-    if affine(x, W, row, z):
+    if affine(x, W, part(transposed, start, (columns, rows)), row, z):
         row = part(room, 0, (0,))
     return row, end
 
@@ -73,7 +73,7 @@ def _affine(t, x, theta, start, sees_time, z, room):
 def mlp_value(t, y, pack, out):
     """Equation (1) through all layers: out = f(t, y; θ), flat."""
     y, out, pack = borrow(y), borrow(out), borrow(pack)
-    theta, meta, work, shift, _ = pack
+    theta, meta, work, shift, transposed = pack
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     area = batch * _widest(meta)
@@ -87,7 +87,7 @@ def mlp_value(t, y, pack, out):
     for layer in range(layers):
         m = meta[SIZES + layer + 1]
         z = part(out, 0, (batch, m)) if layer == layers - 1 else part(work, (layer % 2) * area, (batch, m))
-        row, start = _affine(t, x, theta, start, _sees_time(meta, layer), z, room)
+        row, start = _affine(t, x, theta, transposed, start, _sees_time(meta, layer), z, room)
         if layer == 0 and shift.size > 0:
             _add(shift, part(z, 0, (z.size,)))
         code = _code(meta, layer)
@@ -111,7 +111,7 @@ def mlp_linearize(t, y, pack, out, kept):
     D of a hidden layer only if it is not told by x⁺. With an empty `out` only what is kept is computed.
     """
     y, out, kept, pack = borrow(y), borrow(out), borrow(kept), borrow(pack)
-    theta, meta, work, shift, _ = pack
+    theta, meta, work, shift, transposed = pack
     layers, n = meta[LAYERS], meta[SIZES]
     batch = y.size // n
     room = part(work, 3 * batch * _widest(meta), (_widest(meta),))
@@ -134,7 +134,7 @@ def mlp_linearize(t, y, pack, out, kept):
             z = part(out if out.size > 0 else work, 0, (batch, m))
         else:
             z = part(kept, k, (batch, m))
-        row, start = _affine(t, x, theta, start, _sees_time(meta, layer), z, room)
+        row, start = _affine(t, x, theta, transposed, start, _sees_time(meta, layer), z, room)
         if layer == 0 and shift.size > 0:
             _add(shift, part(z, 0, (size,)))
         if not last:
@@ -307,7 +307,7 @@ def mlp_pullback(t, y, pack, kept, w, y_bar, theta_bar):
         if layer == 0 and shift.size > 0:
             _add(part(z_bar, 0, (shift.size,)), theta_bar[theta.size :])
         x_bar = part(work, (layer % 2) * area, (batch, m))
-        affine(z_bar, part(transposed, start, (columns, m)), part(room, 0, (0,)), x_bar)
+        affine(z_bar, part(transposed, start, (columns, m)), part(theta, start, (m, columns)), part(room, 0, (0,)), x_bar)
         if layer > 0:
             through(meta[HIDDEN], x_bar, part(kept, k + (each - 1) * size, (batch, m)), part(room, 0, (m,)))
         else:
@@ -328,7 +328,9 @@ def mlp_transposed(theta, meta):
     start = 0
     for layer in range(meta[LAYERS]):
         rows, columns = meta[SIZES + layer], meta[SIZES + layer + 1]
-        _matrix(out, start, columns, rows)[:] = _matrix(theta, start, rows, columns).T
+        for i in range(rows):
+            for j in range(columns):
+                out[start + j * rows + i] = theta[start + i * columns + j]
         start += _parameters(meta, layer)
     return out
 
