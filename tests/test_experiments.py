@@ -14,7 +14,7 @@ import scipy.stats
 from joblib.externals.loky import get_reusable_executor
 
 from adaptode import plotting
-from adaptode.errors import InputError
+from adaptode.errors import DataError, InputError
 from adaptode.experiments import jobs, mnist, mnist_report, moons, moons_report, plots, report, verdict
 from adaptode.solution import StepLog
 
@@ -440,6 +440,14 @@ def test_without_scikit_learn(monkeypatch):
     for n_jobs in (1, 2):
         with pytest.raises(InputError, match="pip install"):
             jobs.run_all(math.sqrt, [1.0], n_jobs=n_jobs)
+
+
+def test_the_moons_ask_for_scikit_learn_before_they_compile(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setattr(moons, "warm_up", lambda dtypes: pytest.fail("compiled first"))
+    with pytest.raises(DataError, match=r"pip install 'adaptode\[ml\]'"):
+        moons.run(tmp_path / "out", quick=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_matplotlib(monkeypatch):

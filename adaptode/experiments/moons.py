@@ -200,6 +200,7 @@ def run(
     points = [(name, weight) for name in ROWS for weight in extra.get(name, ())]
     tasks += [Task(config, name, weight, seed, robustness=False) for name, weight in points if weight != config.weights[name] for seed in numbers]
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    data(config, first_seed)  # DataError now, not after minutes of compiling
     with RunFolder(out, asdict(config)) as folder:
         warm_up(("float64",))
         for result in run_all(train, tasks, n_jobs=n_jobs, describe=_line, keep=folder.add):
