@@ -57,7 +57,7 @@ def _source_stamp() -> str:
 class _Library(JITCodeLibrary):
     """Compiled code from disk. Its bitcode, which only code that is compiled later and calls it needs, is parsed then: it takes longer than all the rest."""
 
-    _bitcode = b""
+    _bitcode: bytes | None = None
 
     @classmethod
     def _unserialize(cls, codegen: Any, state: Any) -> Any:
@@ -71,9 +71,9 @@ class _Library(JITCodeLibrary):
         return library
 
     def _get_module_for_linking(self) -> Any:
-        if self._shared_module is None:
-            self._shared_module = parse_bitcode(self._bitcode)
-        return self._shared_module
+        if self._bitcode is not None:
+            self._shared_module, self._bitcode = parse_bitcode(self._bitcode), None
+        return super()._get_module_for_linking()
 
 
 class _OnDisk(CompileResultCacheImpl):
@@ -97,7 +97,7 @@ class _OnDisk(CompileResultCacheImpl):
 class _Cache(FunctionCache):
     """Numba's cache on disk, in which a kernel also grows stale when a module whose kernels it calls has changed."""
 
-    _impl_class = _OnDisk
+    _impl_class = _OnDisk if numba.version_info.short <= (0, 68) else CompileResultCacheImpl  # what it takes from Numba is not said to stay
     _stamp = _source_stamp()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -127,7 +127,7 @@ def _next_column(j, lanes, columns):
 
 @inline
 def _tanh_of_vectors(flat, b, columns):
-    """tanh of z + b, all of it vectors, b too, which may be empty: one's quotient, the next one's fraction, and that one's next's reduction at a time."""
+    """tanh of z + b by whole vectors; b may be empty. A software pipeline: vector k is divided while k + 1 becomes a fraction and k + 2 is reduced."""
     lanes = width(flat)
     if flat.size < 2 * lanes:
         for k in range(0, flat.size, lanes):

@@ -71,13 +71,13 @@ def _reduced_exp_single(x):
 # counts ones, and whose last bits are 1022 or 126: then those of the sum are the exponent of 2ⁿ/2. What log(2)/2 lacks as one number, and the rounding of a
 # product that is not fused, is little beside the rest: n is small, or tanh hardly depends on u.
 #
-# Of vectors of `simd`, all steps of one before those of the next: a loop over numbers that LLVM vectorizes takes a third more. In three parts, for each waits
-# for the one before it: a loop in which three vectors are on their way, one in each part, takes a seventh less (`activations`).
+# Of vectors of `simd`, all steps of one before those of the next: a loop over numbers that LLVM vectorizes takes a third more. In three parts, each of which
+# waits for the one before it: a loop with three vectors on their way, one in each part, takes a seventh less (`activations`).
 
 
 @inline
 def tanh_reduced(z):
-    """(t, u): n in the last bits of t, and u."""
+    """(t, u): n is in the last bits of t."""
     single = is_single(z)
     ones = like(z, _FONES if single else _ONES)
     x = at_most(magnitude(z), like(z, 10.0 if single else 20.0))
@@ -87,7 +87,7 @@ def tanh_reduced(z):
 
 @inline
 def tanh_fraction(t, u):
-    """What is to be divided by what."""
+    """(numerator, denominator) of tanh |z|."""
     s = mul(u, u)
     if is_single(u):
         a = mul(u, add(s, like(u, _FA0)))

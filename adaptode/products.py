@@ -1,10 +1,10 @@
 """Products of matrices that lie row by row.
 
-With AVX-512 they are made in blocks: OpenBLAS has kernels for small matrices, of up to a million multiplications, that read them as they lie, at one and a half
-times the speed at which it packs and multiplies larger ones. With AVX2 it has none; there `tiles` makes most, and BLAS, also in blocks, what has one row, or
-fewer columns than a vector but not few. Blocks are so small that BLAS does not call its own threads, which do not help with little work and go on looking for
-more for hundredths of a second, on cores that `threads` would have. Numba reaches SciPy's BLAS by the symbol under its own `np.dot`, which sees whole matrices
-alone and cannot add to what is there.
+With AVX-512 they are made in blocks: OpenBLAS has kernels for small matrices, of up to a million multiplications, that read them as they lie, at one and a
+half times the speed at which it packs and multiplies larger ones. With AVX2 it has none; there `tiles` makes most, and BLAS, also in blocks, most of what has
+one row, and what has fewer columns and fewer rows of b than a vector has numbers. Blocks are so small that BLAS does not call its own threads, which do not
+help with little work and go on looking for more for hundredths of a second, on cores that `threads` would have. Numba reaches SciPy's BLAS by the symbol
+under its own `np.dot`, which sees whole matrices alone and cannot add to what is there.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .tiles import narrow_outer, narrow_product, panel_product, panels_of, scala
 BLOCK_ROWS = 64
 _CPU = get_host_cpu_features()
 _SMALL_KERNELS = bool(_CPU.get("avx512f"))  # of BLAS
-_BY_TILES = bool(_CPU.get("avx2") and _CPU.get("fma")) and not _SMALL_KERNELS
-FEWEST_ROWS = 64 if _BY_TILES else 32  # of a part of a batch: with fewer, products are slow
+BY_TILES = bool(_CPU.get("avx2") and _CPU.get("fma")) and not _SMALL_KERNELS
+FEWEST_ROWS = 64 if BY_TILES else 32  # of a part of a batch: with fewer, products are slow
 _MOST = 1_000_000 if _SMALL_KERNELS else 2**18  # multiplications of a block
 _NARROW = 32  # columns below which a block had better have fewer rows
 _VERY_NARROW = 7  # columns up to which scalar products are quicker than BLAS without kernels for small matrices
@@ -149,7 +149,7 @@ def affine(a, b, bt, row, c):
     if a.shape[0] == 1 and b.size <= _FEW:
         _few(a[0], b, row, c[0])
         return True
-    if _BY_TILES and bt.size > 0 and b.shape[1] <= _VERY_NARROW and inner >= width(c):
+    if BY_TILES and bt.size > 0 and b.shape[1] <= _VERY_NARROW and inner >= width(c):
         scalar_products(a, bt, row, c)
         return True
     if _in_registers(a, b, row, c):
@@ -190,7 +190,7 @@ def _outer_in_blocks(a, b, c):
 def _in_registers(a, b, row, c):
     """`affine` by `tiles`, where that is quicker than BLAS; whether it is."""
     (inner, m), lanes = b.shape, width(c)
-    if not _BY_TILES or a.shape[0] == 1:
+    if not BY_TILES or a.shape[0] == 1:
         return False
     if m >= lanes:
         tiled_product(a, b, row, c)
@@ -214,7 +214,7 @@ def product(a, b, c):
 @kernel
 def prepared(b):
     """What `prepared_product` multiplies by in the place of b (k, m), as often as it likes: empty where nothing is to be gained."""
-    if _BY_TILES and b.shape[1] >= width(b):
+    if BY_TILES and b.shape[1] >= width(b):
         return panels_of(b)
     return np.empty(0, b.dtype)
 
@@ -237,9 +237,9 @@ def add_outer(a, b, c):
         for i in range(k):
             for j in range(m):
                 c[i, j] += a[0, i] * b[0, j]
-    elif _BY_TILES and a.shape[0] > 1 and m >= width(c):
+    elif BY_TILES and a.shape[0] > 1 and m >= width(c):
         tiled_outer(a, b, c)
-    elif _BY_TILES and a.shape[0] > 1 and k >= width(c):
+    elif BY_TILES and a.shape[0] > 1 and k >= width(c):
         narrow_outer(a, b, c)
     else:
         _outer_in_blocks(a, b, c)

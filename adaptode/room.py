@@ -9,6 +9,7 @@ import math
 import mmap
 import tracemalloc
 import weakref
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 _LEAST = 2**17  # bytes; what is less comes from the heap, whose pages are there already
 _MOST = 2**26  # bytes kept for later
 _WASTE, _SCRATCH_WASTE = 1.25, 4.0  # how much larger than what is asked for memory may be; that of scratch, which is soon given back
+_HUGE = 2**22  # bytes from which large pages are asked for, as NumPy does
 _LINE = 64  # bytes of a cache line, at which arrays begin
 
 _spare: dict[int, np.ndarray] = {}  # the oldest first; without a lock, for arrays are given back wherever they are collected
@@ -64,9 +66,14 @@ def _take(wanted: int, waste: float) -> np.ndarray:
 
 def _new(wanted: int) -> np.ndarray:
     """Bytes from the system: pages of their own, that go back whole, where those of a heap would be cut up by what else lies there."""
-    if not hasattr(mmap, "MAP_ANONYMOUS"):
-        return np.empty(wanted, np.uint8)
-    return np.frombuffer(mmap.mmap(-1, wanted, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    if hasattr(mmap, "MAP_ANONYMOUS"):
+        with suppress(OSError, OverflowError):  # too much: NumPy says so in a MemoryError
+            pages = mmap.mmap(-1, wanted, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if wanted >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+                with suppress(OSError):  # a kernel without them
+                    pages.madvise(mmap.MADV_HUGEPAGE)
+            return np.frombuffer(pages, np.uint8)
+    return np.empty(wanted, np.uint8)
 
 
 def _give_back(memory: np.ndarray) -> None:

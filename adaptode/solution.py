@@ -195,6 +195,11 @@ class Run:
         flat = None if states is None else states.reshape(len(states), -1)
         return replace(self, kept_states=flat, kept_stages=None, kept_checkpoints=some, coordinates=None)
 
+    def detached(self) -> Run:
+        """The same run with copies of theta and y0, which `solve(copy=False)` leaves out."""
+        theta, y0, hidden = self.theta.copy(), self.y0.copy(), self.coordinates
+        return replace(self, theta=theta, y0=y0, coordinates=type(hidden)(hidden.field, theta, y0) if hidden else None)
+
     @property
     def start(self) -> Array:
         """The numbers (N,) that were stepped, at t₀: y₀ itself, or 0 in hidden coordinates."""

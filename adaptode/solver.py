@@ -60,7 +60,7 @@ def solve(
     coordinates "state", "hidden" or "auto": whether an MLP with a linear last layer is stepped in the coordinates of its last hidden layer, the same
                solve to rounding (docs/change-of-variables.md); "auto": where that takes fewer multiplications
     batch      "joint": one step size for all rows; "independent": each row its own, solved one after the other; returns a RunBatch
-    copy       False: the run refers to theta and y0 themselves, which must then stay as they are while it is in use
+    copy       False: the run refers to theta and y0 themselves where they need no conversion, and they must stay as they are while it is in use
 
     "DOP853", of order 8, is for tight tolerances; a step with outputs between its ends takes three evaluations more than its twelve.
     One batch has one step size: the error norm is the RMS over all B n entries. A solve that cannot go on ends with a status and a message

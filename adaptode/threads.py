@@ -26,8 +26,11 @@ def how_many(multiplications: float, most: int) -> int:
     return max(1, min(int(numba.config.NUMBA_NUM_THREADS), most))
 
 
+_PATIENCE = 1.0  # seconds after which a thread that is given nothing ends
+
+
 class _Helper:
-    """A thread that does what it is given, and then waits for more: to start one takes as long as a product of a million multiplications."""
+    """A thread that does what it is given, and then waits for more: to wake one takes a tenth of a millisecond less than to start one."""
 
     def __init__(self) -> None:
         self._given = threading.Lock()
@@ -44,12 +47,18 @@ class _Helper:
 
     def _work(self) -> None:
         while True:
-            self._given.acquire()
+            if not self._given.acquire(timeout=_PATIENCE):
+                with suppress(ValueError):  # somebody has just taken it, and will give it something
+                    _idle.remove(self)
+                    return
+                self._given.acquire()
             task, done = self._task
-            task()
-            del self._task, task  # and what it was made of
-            _idle.append(self)
-            done.release()
+            try:
+                task()
+                del self._task, task  # and what it was made of
+                _idle.append(self)
+            finally:
+                done.release()
 
 
 _idle: list[_Helper] = []
@@ -74,8 +83,8 @@ def together(tasks: Sequence[Callable[[], None]], give_up: Callable[[], None] = 
         try:
             task()
         except BaseException as error:
-            give_up()
             errors.append(error)
+            give_up()
 
     running: list[threading.Lock] = []
     try:

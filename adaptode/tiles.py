@@ -207,7 +207,10 @@ def narrow_product(a, b, row, c):
     """`scalar_products` with b (k, m) itself, which is transposed first: for a few rows that takes as long as the products."""
     a, b, row, c = borrow(a), borrow(b), borrow(row), borrow(c)
     inner, m = b.shape
-    columns = part(in_frame(c) if m * inner * c.itemsize <= FRAME_BYTES else np.empty(m * inner, c.dtype), 0, (m, inner))
+    if m * inner * c.itemsize <= FRAME_BYTES:
+        columns = part(in_frame(c), 0, (m, inner))
+    else:
+        columns = np.empty((m, inner), c.dtype)  # owned under this name until its last use, the call below
     for k in range(inner):
         for j in range(m):
             columns[j, k] = b[k, j]

@@ -348,8 +348,24 @@ def test_bad_batches_are_named():
     with pytest.raises(InputError, match="y0.*nan"):
         objective.value_and_grad(params, np.full((4, 2), np.nan), np.zeros(4, int), rng=rng)
     explosive = Objective(MLP((1, 1), preactivation="cube"), "mean_squared_error", max_steps=50)
-    with pytest.raises(SolveError):
-        explosive.value_and_grad([1.0, 0.0], [[5.0]], [[0.0]], rng=rng)
+    start, params = np.array([[5.0]]), np.array([1.0, 0.0])
+    for call in (lambda: explosive.value_and_grad(params, start, [[0.0]], rng=rng), lambda: explosive.predict(params, start)):
+        with pytest.raises(SolveError) as caught:
+            call()
+        run = caught.value.run  # a record, whatever becomes of the arrays
+        assert run.y0 == start and not np.shares_memory(run.y0, start) and not np.shares_memory(run.theta, params)
+
+
+@pytest.mark.parametrize("coordinates", ["state", "hidden"])
+def test_a_run_whose_way_back_failed_is_a_record(coordinates):
+    objective = Objective(MLP((2, 3, 2)), "mean_squared_error", adjoint="backsolve", adjoint_options={"max_steps": 1}, coordinates=coordinates)
+    params, X = objective.init(0), np.ones((2, 2))
+    with pytest.raises(SolveError, match="the backward solve") as caught:
+        objective.value_and_grad(params, X, np.zeros((2, 2)), rng=np.random.default_rng(0))
+    run = caught.value.run
+    states = run.states.copy()
+    params[:], X[:] = np.nan, np.nan
+    assert np.isfinite(states).all() and np.array_equal(run.states, states) and np.array_equal(run.lifted().states, states)
 
 
 def test_an_overflow_in_the_head_is_a_loss_that_is_not_a_number():

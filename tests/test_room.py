@@ -137,3 +137,16 @@ def test_a_room_hands_out_what_it_has_once():
     assert a.shape == (2, 3) and (a == 1).all() and a.dtype == np.float32
     with pytest.raises(AssertionError):
         hall.take(1)
+
+
+@pytest.mark.parametrize("numbers, error", [(2**57, MemoryError), (2**61, ValueError)])
+def test_too_much_is_what_it_is_in_numpy(numbers, error):
+    for empty in (np.empty, room.empty):
+        with pytest.raises(error):
+            empty(numbers, np.float64)
+
+
+def test_where_there_are_no_pages_to_ask_for(monkeypatch):
+    monkeypatch.delattr(room.mmap, "MAP_ANONYMOUS", raising=False)
+    array = room.zeros(LARGE, np.float64)
+    assert array.size == LARGE and not array.any()

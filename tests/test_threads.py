@@ -166,11 +166,37 @@ def test_threads_are_used_again():
     names = []
 
     def note():
-        names.append(threading.get_ident())
+        names.append(threading.current_thread())
 
     for _ in range(3):
         threads.together([lambda: None, note])
-    assert len(set(names)) == 1 and names[0] != threading.get_ident()
+    assert len(set(names)) == 1 and names[0] is not threading.current_thread()
+
+
+def test_threads_that_are_not_needed_end(monkeypatch):
+    monkeypatch.setattr(threads, "_PATIENCE", 0.05)
+    monkeypatch.setattr(threads, "_idle", [])  # those that wait already have more patience
+    found = []
+    for _ in range(2):
+        threads.together([lambda: None, lambda: found.append(threading.current_thread())])
+        found[-1].join(5.0)
+        assert not found[-1].is_alive() and not threads._idle
+    assert found[0] is not found[1]
+
+
+def test_who_fails_even_in_giving_up_leaves_nobody_waiting(monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+
+    def fails():
+        raise KeyError("here")
+
+    def give_up():
+        if threading.current_thread().name == "adaptode":
+            raise OSError("in giving up")
+
+    with pytest.raises(KeyError, match="here"):
+        threads.together([lambda: None, fails], give_up)
+    threads.together([lambda: None, lambda: None])
 
 
 def test_together_from_many_threads():

@@ -65,6 +65,16 @@ def test_a_product_and_an_outer_product_of_few_columns(way, dtype, rows, more, c
 
 
 @DTYPES
+@pytest.mark.parametrize("rows, inner, columns", [(5, 1200, 7), (9, 40_000, 3), (3, 585, 7)])
+def test_a_narrow_product_too_long_for_a_kernels_frame(dtype, rows, inner, columns):
+    rng = np.random.default_rng(2)
+    a, b, row = (rng.normal(size=shape).astype(dtype) for shape in ((rows, inner), (inner, columns), columns))
+    c = np.full((rows, columns), np.nan, dtype)
+    tiles.narrow_product(a, b, row, c)
+    np.testing.assert_allclose(c, a.astype(np.float64) @ b + row, rtol=0, atol=4 * np.finfo(dtype).eps * inner)
+
+
+@DTYPES
 @WAYS
 @pytest.mark.parametrize("rows, inner, columns", [(200, 129, 130), (300, 260, 17), (129, 300, 256), (47, 513, 40)])
 def test_rows_long_enough_to_be_copied(way, dtype, rows, inner, columns):

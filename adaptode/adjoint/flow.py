@@ -15,6 +15,7 @@ from ..fields.mlp import MLP
 from ..fields.mlp_kernels import kept_size, mlp_linearize, mlp_packed, mlp_transposed, mlp_work
 from ..fields.protocol import Array
 from ..loop import KEPT, NFEV, ROWS, SAVED, STATUS, Span, State, Store, T, advance, advance_mlp, begin_mlp, stage_rows
+from ..products import BY_TILES
 from ..solution import RUNNING, SUCCESS
 from ..solver import solve
 from ..tableau import Tableau, get_tableau
@@ -180,7 +181,7 @@ def _flow(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, ke
     # memory in few pieces, which take as long as an evaluation to get; whose they are, outlives what `_run` makes of them
     room = np.empty((2 + estimates + rows + tab.c.size + _ROWS) * size + mlp_work(meta, batch), y0.dtype)
     clock, count, accepted, out = np.empty(4 + 4 * _ROWS), np.zeros(8, np.int64), np.empty(_ROWS, np.bool_), np.empty((span.saveat.size, *y0.shape), y0.dtype)
-    memory = room, clock, count, accepted, out, mlp_transposed(theta, meta)
+    memory = room, clock, count, accepted, out, mlp_transposed(theta, meta) if BY_TILES else np.empty(0, theta.dtype)
     worst, grid, states, keeping = _run(theta, y0, meta, tab, rule, span, atol, rtol, numbers, stages_kept, kept, memory)
     return count[STATUS], count[NFEV], worst, out, grid, states, keeping
 

@@ -8,7 +8,8 @@ seen at the end of the span, t = t₁, or at given observation times. A penalty 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from .. import adjoint as adjoints
 from ..checked import check_rng, check_saveat, check_span, check_tolerances
 from ..combine import all_finite
 from ..control import Controller, get_controller
-from ..errors import InputError
+from ..errors import InputError, SolveError
 from ..fields.protocol import Array, Field
 from ..products import Factors
 from ..regularize.base import Penalty
@@ -50,6 +51,16 @@ class Evaluation(NamedTuple):
     nfe_backward: int = 0
     error: float = 0.0
     start: np.ndarray | None = None
+
+
+@contextmanager
+def _detaching() -> Iterator[None]:
+    """The run of a SolveError outlives the call that raises it: it must not be of the caller's arrays."""
+    try:
+        yield
+    except SolveError as error:
+        error.run = error.run and error.run.detached()
+        raise
 
 
 class Objective:
@@ -186,7 +197,7 @@ class Objective:
         reservoirs: Collection[int] = (),
         copy: bool = False,
     ) -> Run:
-        """`solve`, whose run may be of the arrays themselves where it is gone before they can change."""
+        """`solve`, whose run may be of the arrays themselves where it is used up before they can change; see `_detaching`."""
         theta, _ = self.split(params)
         X = np.asarray(X, dtype=self.dtype)
         span = self.tspan if tspan is None else tspan
@@ -244,10 +255,12 @@ class Objective:
             raise InputError(f"unknown adjoint {self.adjoint!r}; known: {', '.join(known)}")
         return known[self.adjoint]
 
+    @_detaching()
     def predict(self, params: ArrayLike, X: ArrayLike) -> Array:
         """Outputs (B, ·) at X, or (B, k, ·) at the observation times, no penalty evaluated."""
         return self.output(params, self._solve(params, X))
 
+    @_detaching()
     def value_and_grad(self, params: ArrayLike, X: ArrayLike, y: ArrayLike, *, rng: np.random.Generator, step: int = 0, start: bool = False) -> Evaluation:
         """The objective on one batch and its gradient, exact on the accepted grid.
 
