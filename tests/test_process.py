@@ -183,6 +183,7 @@ print([(w.category.__name__, str(w.message)) for w in seen])
     assert "cannot keep compiled code on disk" in seen and "NUMBA_CACHE_DIR" in seen
 
 
+@pytest.mark.compiles
 def test_an_unusable_cache_folder_falls_back_to_another(compiled, tmp_path):
     """NUMBA_CACHE_DIR under a plain file: the cache beside the source serves, silently."""
     wall = tmp_path / "wall"
