@@ -271,6 +271,7 @@ def test_kernels_are_kept_under_that_stamp(monkeypatch):
 
 
 @pytest.mark.skipif(_jit.JIT_DISABLED, reason="nothing is compiled")
+@pytest.mark.skipif(_jit._Cache._impl_class is not _jit._OnDisk, reason="a Numba that is newer than what adaptode keeps bitcode apart for")
 def test_code_from_disk_is_called_by_code_that_is_compiled_later(tmp_path):
     """Its bitcode is parsed then, and not before."""
     (tmp_path / "two_kernels.py").write_text(
