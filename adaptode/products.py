@@ -149,10 +149,7 @@ def affine(a, b, bt, row, c):
     if a.shape[0] == 1 and b.size <= _FEW:
         _few(a[0], b, row, c[0])
         return True
-    if BY_TILES and bt.size > 0 and b.shape[1] <= _VERY_NARROW and inner >= width(c):
-        scalar_products(a, bt, row, c)
-        return True
-    if _in_registers(a, b, row, c):
+    if _in_registers(a, b, bt, row, c):
         return True
     _product_in_blocks(a, b, c)
     return row.size == 0
@@ -187,14 +184,19 @@ def _outer_in_blocks(a, b, c):
 
 
 @inline
-def _in_registers(a, b, row, c):
+def _in_registers(a, b, bt, row, c):
     """`affine` by `tiles`, where that is quicker than BLAS; whether it is."""
     (inner, m), lanes = b.shape, width(c)
-    if not BY_TILES or a.shape[0] == 1:
+    narrow = m <= _VERY_NARROW and inner >= lanes
+    if not BY_TILES:
         return False
-    if m >= lanes:
+    if narrow and bt.size > 0:
+        scalar_products(a, bt, row, c)
+    elif a.shape[0] == 1:
+        return False
+    elif m >= lanes:
         tiled_product(a, b, row, c)
-    elif m <= _VERY_NARROW and inner >= lanes:
+    elif narrow:
         narrow_product(a, b, row, c)
     else:
         return False
@@ -207,7 +209,7 @@ def product(a, b, c):
     a, b, c = borrow(a), borrow(b), borrow(c)
     if a.shape[0] == 1 and b.size <= _FEW:
         _few(a[0], b, part(c, 0, (0,)), c[0])
-    elif not _in_registers(a, b, part(c, 0, (0,)), c):
+    elif not _in_registers(a, b, part(c, 0, (0, 0)), part(c, 0, (0,)), c):
         _product_in_blocks(a, b, c)
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numba
@@ -33,6 +34,13 @@ def number(monkeypatch):
         monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", n)
 
     return choose
+
+
+def until_none_waits():
+    """Helpers of earlier tests end by themselves, and would do so in the middle of one that counts."""
+    ends = time.monotonic() + 30.0
+    while any(thread.name == "adaptode" for thread in threading.enumerate()) and time.monotonic() < ends:
+        time.sleep(0.05)
 
 
 def solved(rows=3 * BLOCK_ROWS + 39, dtype="float64", span=(0.0, 1.0), scale=2.0, **options):
@@ -129,6 +137,7 @@ def test_a_thread_that_fails_leaves_none_waiting(number, monkeypatch):
             raise MemoryError("no room")
         advance(part, *arguments)
 
+    until_none_waits()
     solved()
     before, idle = threading.active_count(), len(threads._idle)
     monkeypatch.setattr(team._Part, "advance", failing)
@@ -174,8 +183,8 @@ def test_threads_are_used_again():
 
 
 def test_threads_that_are_not_needed_end(monkeypatch):
+    until_none_waits()
     monkeypatch.setattr(threads, "_PATIENCE", 0.05)
-    monkeypatch.setattr(threads, "_idle", [])  # those that wait already have more patience
     found = []
     for _ in range(2):
         threads.together([lambda: None, lambda: found.append(threading.current_thread())])
